@@ -16,7 +16,7 @@ from mcp_types import JSONRPCNotification
 from policyengine.engine import Engine
 from policyengine.engine.observe_mode import Observe
 from policyengine.integrations.enforcement_point import FixedCaller, with_options
-from policyengine.integrations.mcp.direct_calls import CallTimer, DirectDecider, read_answer, read_call
+from policyengine.integrations.mcp.direct_calls import CallTimer, DirectDecider, read_call, read_usual_answer
 from policyengine.integrations.mcp.line_streams import LineReader, LineWriter, OfferedStream
 from policyengine.integrations.mcp.methods import DENIED, build_mcp_question
 from policyengine.integrations.mcp.pinned_tools import PinOptions, ToolPins
@@ -306,8 +306,8 @@ def test_other_lines_are_not_usual_calls(content: bytes) -> None:
     ],
 )
 def test_other_lines_are_not_usual_answers(content: bytes) -> None:
-    assert read_answer(content) is None
-    assert read_answer(b'{"jsonrpc":"2.0","id":1,"result":{"content":[]}}') == (1, {"content": []})
+    assert read_usual_answer(content) is None
+    assert read_usual_answer(b'{"jsonrpc":"2.0","id":1,"result":{"content":[]}}') == (1, {"content": []})
 
 
 @pytest.mark.parametrize(

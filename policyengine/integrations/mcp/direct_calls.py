@@ -110,7 +110,7 @@ def read_call(line: bytes) -> ToolCall | None:
     return ToolCall(id, params, len(line))
 
 
-def read_answer(line: bytes) -> tuple[CallId, dict[str, Any]] | None:
+def read_usual_answer(line: bytes) -> tuple[CallId, dict[str, Any]] | None:
     """Return the ID and the result in a line with a usual result of a call; None for every other line."""
     if line.count(b"[") + line.count(b"{") > MAX_USUAL_PARTS:
         return None
@@ -131,7 +131,7 @@ def is_usual_result(result: Mapping[str, Any]) -> bool:
     return result.keys() <= RESULT_MEMBERS and result.get("resultType", COMPLETE) == COMPLETE
 
 
-def call_outcome(result: Mapping[str, Any]) -> tuple[int, Facts | None]:
+def usual_outcome(result: Mapping[str, Any]) -> tuple[int, Facts | None]:
     """Return the status and the output of a call with a usual result."""
     structured = result.get("structuredContent")
     return 500 if result.get("isError") is True else 200, structured if isinstance(structured, dict) else None

@@ -13,11 +13,11 @@ from policyengine.integrations.mcp.direct_calls import (
     CallTimer,
     DirectPolicy,
     ToolCall,
-    call_outcome,
     encode_call,
     encode_result,
-    read_answer,
     read_call,
+    read_usual_answer,
+    usual_outcome,
 )
 from policyengine.integrations.mcp.eras import has_envelope
 from policyengine.integrations.mcp.line_streams import LineWriter
@@ -143,12 +143,12 @@ class RelayLane:
 
     def take_answer(self, line: bytes) -> bool:
         """Pass on the answer to a direct call. Return False for a line that must be read as a message."""
-        answer = read_answer(line) if self._to_client.is_free else None
+        answer = read_usual_answer(line) if self._to_client.is_free else None
         sent = None if answer is None else self._requests.waiting.get(answer[0])
         if answer is None or type(sent) is not RelayedCall or sent.is_over:
             return False
         written = encode_result(sent.id, answer[1])
-        if written is None or not self._report(sent, *call_outcome(answer[1])):
+        if written is None or not self._report(sent, *usual_outcome(answer[1])):
             return False
         sent.close()
         self.forget(sent)

@@ -15,9 +15,9 @@ from policyengine.integrations.mcp.direct_calls import (
     CallId,
     DirectPolicy,
     ToolCall,
-    call_outcome,
     encode_result,
     read_call,
+    usual_outcome,
 )
 from policyengine.integrations.mcp.line_streams import LineWriter
 from policyengine.integrations.mcp.stream_upstream import SharedConnection
@@ -152,7 +152,7 @@ class StatelessLane:
     def answer(self, sent: StreamCall, result: dict[str, Any]) -> bool:
         """Send the client a usual result. Return False if this is not possible without waiting."""
         written = encode_result(sent.id, {"resultType": COMPLETE, **result}) if self._to_client.is_free else None
-        if written is None or not self._report(sent, *call_outcome(result)):
+        if written is None or not self._report(sent, *usual_outcome(result)):
             return False
         sent.forget(answered=True)
         with suppress(OSError, RuntimeError):  # the client has left

@@ -20,7 +20,7 @@ from anyio.abc import TaskGroup, TaskStatus
 from msgspec.json import encode
 
 from policyengine.install_hints import install_command
-from policyengine.integrations.mcp.direct_calls import CallTimer, encode_call, read_answer
+from policyengine.integrations.mcp.direct_calls import CallTimer, encode_call, read_usual_answer
 from policyengine.integrations.mcp.eras import read_meta
 from policyengine.integrations.mcp.line_streams import LineReader, LineWriter
 from policyengine.integrations.mcp.methods import METHOD_NOT_FOUND
@@ -296,7 +296,7 @@ class SharedConnection:
 
     def _take_line(self, line: bytes) -> bool:
         """Pass on the result of a direct call. Return False for a line that must be read as a message."""
-        answer = read_answer(line)
+        answer = read_usual_answer(line)
         if answer is None or type(answer[0]) is not int:
             return False
         request = self._direct.get(answer[0])
