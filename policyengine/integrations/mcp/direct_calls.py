@@ -36,6 +36,7 @@ MAX_DIRECT_LINE = 1 << 16  # bytes of a call
 MAX_USUAL_PARTS = 200  # arrays and objects in a usual line; parsers differ in the depth that they accept
 REQUEST_MEMBERS = frozenset({"jsonrpc", "id", "method", "params"})
 RESPONSE_MEMBERS = frozenset({"jsonrpc", "id", "result"})
+CALL_METHOD = b'"tools/call"'
 # Other members continue an earlier round, or ask for a task.
 CALL_PARAMS = frozenset({"name", "arguments", "_meta"})
 RESULT_MEMBERS = frozenset({"content", "structuredContent", "isError", "_meta", "resultType"})
@@ -93,7 +94,7 @@ class ToolCall(NamedTuple):
 
 def read_call(line: bytes) -> ToolCall | None:
     """Return the call in a line; None if it is another message, or not certainly a usual call."""
-    if len(line) > MAX_DIRECT_LINE:
+    if len(line) > MAX_DIRECT_LINE or CALL_METHOD not in line:  # most other lines need no parse here
         return None
     message = read_plain_message(line)
     if message is None or message.keys() != REQUEST_MEMBERS:
@@ -156,6 +157,11 @@ class CallTimer:
         self._limit, self._loop = limit, asyncio.get_running_loop()
         self._ends: dict[TimedCall, float] = {}  # the first call ends first
         self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no call waits for its answer."""
+        return not self._ends
 
     def start(self, call: TimedCall) -> None:
         ends = self._ends[call] = self._loop.time() + self._limit

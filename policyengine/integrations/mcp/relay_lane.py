@@ -143,7 +143,9 @@ class RelayLane:
 
     def take_answer(self, line: bytes) -> bool:
         """Pass on the answer to a direct call. Return False for a line that must be read as a message."""
-        answer = read_usual_answer(line) if self._to_client.is_free else None
+        if self.timer.is_idle or not self._to_client.is_free:
+            return False
+        answer = read_usual_answer(line)
         sent = None if answer is None else self._requests.waiting.get(answer[0])
         if answer is None or type(sent) is not RelayedCall or sent.is_over:
             return False

@@ -296,7 +296,7 @@ class SharedConnection:
 
     def _take_line(self, line: bytes) -> bool:
         """Pass on the result of a direct call. Return False for a line that must be read as a message."""
-        answer = read_usual_answer(line)
+        answer = read_usual_answer(line) if self._direct else None
         if answer is None or type(answer[0]) is not int:
             return False
         request = self._direct.get(answer[0])
