@@ -123,16 +123,19 @@ def to_raw_question(question: Mapping[str, object] | Request) -> dict[str, objec
 
 
 def plain_members(request: Mapping[str, object] | Request) -> dict[str, object] | None:
-    """Return the members of a request that has only facts and ordinary options, as most requests do; None for every
-    other request."""
-    if type(request) is not Request or request.approvals or request.entities or request.pending:
+    """Return the members of a request that has only facts, names of pending facts and ordinary options, as most
+    requests do; None for every other request."""
+    if type(request) is not Request or request.approvals or request.entities:
         return None
     if type(request.facts) is not dict:
         return None
-    options = request.options
-    if options is NO_OPTIONS:
+    options, pending = request.options, request.pending
+    if not pending and (options is NO_OPTIONS or options == NO_OPTIONS):
         return request.facts
-    return request.facts if options == NO_OPTIONS else {**request.facts, "options": encode_options(options)}
+    members = {**without_pending(request.facts), "pending": sort_names(pending)} if pending else dict(request.facts)
+    if options != NO_OPTIONS:
+        members["options"] = encode_options(options)
+    return members
 
 
 def bound_depth(value: object, levels: int) -> object:
@@ -155,18 +158,28 @@ def to_raw_request(request: Request) -> dict[str, object]:
         **without_pending(request.facts),
         **({"approvals": tuple(map(encode_approval, request.approvals))} if request.approvals else {}),
         **({"entities": tuple(map(encode_row, request.entities))} if request.entities else {}),
-        **({"pending": tuple(sorted(request.pending))} if request.pending else {}),
+        **({"pending": sort_names(request.pending)} if request.pending else {}),
         **({} if request.options == Options() else {"options": encode_options(request.options)}),
     }
 
 
 def without_pending(facts: Mapping[str, object]) -> dict[str, object]:
     """Return the facts without pending facts, which are written under `pending`."""
-    return {
-        name: without_pending(one) if isinstance(one, Mapping) else one
-        for name, one in facts.items()
-        if not isinstance(one, MissingValue)
-    }
+    found: dict[str, object] = {}
+    for name, one in facts.items():
+        kind = type(one)
+        if kind is str or kind is int or kind is bool:
+            found[name] = one
+        elif kind is dict or isinstance(one, Mapping):
+            found[name] = without_pending(one)  # type: ignore[arg-type]  # its names are strings
+        elif not isinstance(one, MissingValue):
+            found[name] = one
+    return found
+
+
+@lru_cache(maxsize=256)  # callers send the same names repeatedly
+def sort_names(names: frozenset[str]) -> tuple[str, ...]:
+    return tuple(sorted(names))
 
 
 def encode_approval(one: Approval) -> dict[str, object]:
@@ -182,6 +195,7 @@ def encode_row(one: EntityData) -> dict[str, object]:
     return {"type": one.ref.type, "id": one.ref.id, "attributes": one.attributes, "in": parents, **partial}
 
 
+@lru_cache(maxsize=64)
 def encode_options(given: Options) -> dict[str, object]:
     supported = given.obligations_supported
     return {
@@ -298,15 +312,29 @@ class LogLineEncoder:
         )
         return finish_line(line)
 
-    def event(self, what: str, told: Mapping[str, object], moment: int, state: bytes) -> bytes:
+    def event(
+        self, what: str, told: Mapping[str, object], moment: int, state: bytes, *, is_clean: bool = False
+    ) -> bytes:
         """Return the line of an event of a token, an outcome, the server or the seal. Facts in `told` have the names
-        that questions use, and are redacted as in questions.
+        that questions use, and are redacted as in questions. With `is_clean`, its numbers are those of clean facts.
         """
-        clean = {name: bound_depth(value, MAX_DEPTH - 1) for name, value in told.items()}
-        redacted, beyond = RedactedFacts(), list[dict[str, object]]()
-        written = self._encode(format_times(self._redaction.applied(clean, redacted)), redacted, beyond)
-        rest = encode_members(b'"%b":%b' % (what.encode(), written), redacted.facts, beyond)
+        rest = self._encode_plain_event(what, told) if is_clean else None
+        if rest is None:
+            clean = {name: bound_depth(value, MAX_DEPTH - 1) for name, value in told.items()}
+            redacted, beyond = RedactedFacts(), list[dict[str, object]]()
+            written = self._encode(format_times(self._redaction.applied(clean, redacted)), redacted, beyond)
+            rest = encode_members(b'"%b":%b' % (what.encode(), written), redacted.facts, beyond)
         return finish_line(b"".join((LINE_START, b'"time":"', format_moment(moment), b'",', state, rest, b"}\n")))
+
+    def _encode_plain_event(self, what: str, told: Mapping[str, object]) -> bytes | None:
+        """Encode the member of an ordinary event on the fast path, or return None."""
+        try:
+            if type(told) is not dict or not self._plain.is_plain_object(told):
+                return None
+            written = encode(told)
+        except (AttributeError, TypeError, ValueError, OverflowError, RecursionError):
+            return None
+        return b'"%b":%b' % (what.encode(), written) if len(written) <= MAX_PLAIN_BYTES else None
 
     def past(self, asked: Iterable[k.HistoryCondition | k.Aggregate], facts: Facts) -> bytes:
         """Return the member with the histories that the decision used; empty if it used none."""

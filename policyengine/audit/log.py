@@ -280,7 +280,7 @@ class DecisionLog:
 
     def note_outcome(self, told: Mapping[str, object], moment: int) -> bool:
         """Write the outcome of a request, at a time in nanoseconds. Return whether it was written."""
-        return self._note(OUTCOME_MEMBER, told, moment)
+        return self._note(OUTCOME_MEMBER, told, moment, is_clean=True)
 
     def redacts(self, decision: Decision, path: tuple[str, ...]) -> bool:
         """Return whether the line of a decision has a fingerprint in place of a fact."""
@@ -298,9 +298,11 @@ class DecisionLog:
         sinks, because the process may fork later. Return whether it was written."""
         return self._note(SYSTEM_MEMBER, told, moment, wake=False)
 
-    def _note(self, what: str, told: Mapping[str, object], moment: int, *, wake: bool = True) -> bool:
+    def _note(
+        self, what: str, told: Mapping[str, object], moment: int, *, wake: bool = True, is_clean: bool = False
+    ) -> bool:
         try:
-            line = self._writer.event(what, told, moment, trace_member())
+            line = self._writer.event(what, told, moment, trace_member(), is_clean=is_clean)
         except Exception:
             self._not_put(f"an event of kind `{what}`")
             return False
