@@ -16,11 +16,12 @@ from mcp_types import JSONRPCNotification
 from policyengine.engine import Engine
 from policyengine.engine.observe_mode import Observe
 from policyengine.integrations.enforcement_point import FixedCaller, with_options
-from policyengine.integrations.mcp.direct_calls import CallTimer, DirectDecider, read_call, read_usual_answer
+from policyengine.integrations.mcp.direct_calls import CallTimer, DirectDecider, ToolCall, read_call, read_usual_answer
 from policyengine.integrations.mcp.line_streams import LineReader, LineWriter, OfferedStream
 from policyengine.integrations.mcp.methods import DENIED, build_mcp_question
 from policyengine.integrations.mcp.pinned_tools import PinOptions, ToolPins
 from policyengine.integrations.mcp.relay_requests import cancelled_request
+from policyengine.integrations.mcp.stateless_stream import StatelessStream
 from policyengine.integrations.mcp.stream_upstream import MAX_BACKLOG_BYTES, BacklogRoom, PendingAnswer
 from policyengine.integrations.mcp.upstream_calls import UpstreamCall
 from policyengine.runtime.request import read_ordinary_request
@@ -28,6 +29,7 @@ from policyengine.runtime.request_template import RequestTemplate
 from policyengine.stores.sqlite.store import SqliteStore
 from tests.integrations.approving import CAROL, PEOPLE
 from tests.integrations.conftest import BOT, POLICY, Clock
+from tests.integrations.era_servers import envelope
 from tests.integrations.piped_gateway import CountedEngine, PipedSession, piped_session
 from tests.tool_pins.pinning import pin_file, pins_of, tool
 from tests.trusting import TRUSTING
@@ -335,16 +337,65 @@ def test_an_ambiguous_call_is_not_decided_directly(engine: Engine, params: str) 
     run(engine, "legacy", work)
 
 
-@pytest.mark.parametrize("meta", [{"progressToken": 1}, {"io.modelcontextprotocol/logLevel": "debug"}])
-def test_a_modern_call_that_wants_notifications_waits_in_a_task(engine: Engine, meta: dict[str, Any]) -> None:
+def test_a_modern_call_that_wants_log_messages_waits_in_a_task(engine: Engine) -> None:
     async def work(session: PipedSession) -> None:
         call = session.call(1)
-        call["params"]["_meta"].update(meta)
+        call["params"]["_meta"]["io.modelcontextprotocol/logLevel"] = "debug"
         assert "result" in await session.exchange(call)
         assert (await session.exchange(call))["id"] == 1  # the same envelope, which was accepted
         assert (session.engine.direct, session.engine.asked) == (0, 2)
 
     run(engine, "modern", work)
+
+
+@ERAS
+@pytest.mark.parametrize("token", [1, "ü", 0])
+def test_a_direct_call_gets_its_own_progress_before_its_answer(engine: Engine, era: str, token: Any) -> None:
+    async def work(session: PipedSession) -> None:
+        calls = [session.call(number) for number in (1, 2)]
+        for call in calls:
+            call["params"]["_meta"] = {**call["params"].get("_meta", {}), "progressToken": token}
+        calls[1]["params"]["_meta"]["progressToken"] = "of another"
+        await session.client.send(*calls)
+        asked, other = [await session.server.receive() for _ in calls]
+        told = {"jsonrpc": "2.0", "method": "notifications/progress"}
+        sent_as = asked["params"]["_meta"]["progressToken"]
+        for about in ("unknown", True, sent_as):
+            await session.server.send({**told, "params": {"progressToken": about, "progress": 1}})
+        assert (await session.client.receive())["params"] == {"progressToken": token, "progress": 1}
+        await session.answer(asked)
+        assert (await session.client.receive())["id"] == 1
+        await session.server.send({**told, "params": {"progressToken": sent_as, "progress": 2}})  # it is over
+        await session.answer(other)
+        assert (await session.client.receive())["id"] == 2
+        assert (session.engine.direct, session.engine.asked) == (2, 0)
+
+    run(engine, era, work)
+
+
+class OpenRequest:
+    def cancel(self) -> None:
+        raise AssertionError("nobody cancels it")
+
+
+def test_only_the_envelope_that_was_accepted_is_direct_with_any_usual_progress_token() -> None:
+    stream = StatelessStream(None, None, accepted=envelope())  # type: ignore[arg-type]
+
+    def admits(meta: Any, id: Any = 1) -> bool:
+        return stream.admits_call(ToolCall(id, {"name": "add", "_meta": meta}, 100))
+
+    assert admits(envelope())
+    assert admits({**envelope(), "progressToken": 7})
+    for token in ([1], {"a": 1}, True, 1.5, None):
+        assert not admits({**envelope(), "progressToken": token})
+    assert not admits({**envelope(), "other": 1})
+    assert not admits({})
+    assert not admits(None)
+    stream.open_requests[1] = OpenRequest()
+    assert not admits(envelope())
+    assert admits(envelope(), "1")
+    stream.accepted = None
+    assert not admits(envelope(), 2)
 
 
 def test_the_envelope_of_another_era_is_refused_in_a_session(engine: Engine) -> None:

@@ -19,11 +19,13 @@ from policyengine.integrations.mcp.direct_calls import (
     read_call,
     usual_outcome,
 )
-from policyengine.integrations.mcp.line_streams import LineWriter
+from policyengine.integrations.mcp.line_streams import LineWriter, encode_message
+from policyengine.integrations.mcp.notifications import PROGRESS
 from policyengine.integrations.mcp.stream_upstream import SharedConnection
+from policyengine.integrations.mcp.upstream_calls import UpstreamCall
 
 try:
-    from mcp_types import LOG_LEVEL_META_KEY, JSONRPCError, JSONRPCResponse
+    from mcp_types import LOG_LEVEL_META_KEY, JSONRPCError, JSONRPCNotification, JSONRPCResponse
 except ImportError as error:
     raise ImportError(f"the `mcp` SDK is not installed; {install_command('mcp')}") from error
 
@@ -72,15 +74,25 @@ class StreamCall:
         self._sent_as = connection.register(self)
         connection.timer.start(self)
 
+    @property
+    def _call(self) -> UpstreamCall:
+        return UpstreamCall("tools/call", self.decided.params, self.id)
+
     def send(self) -> None:
         """Send the call to the server."""
+        params = self.decided.params
+        if "progressToken" in params["_meta"]:
+            params = self._call.upstream_params(self._sent_as)
         try:
-            self._connection.send_call(self._sent_as, self.decided.params)
+            self._connection.send_call(self._sent_as, params)
         except (OSError, RuntimeError):
             self.end(None)
 
     def add(self, method: str, params: Mapping[str, Any]) -> None:
-        """Drop a notification: the call asks for none."""
+        """Send the client a notification of progress, if it wants it. A client that reads slowly loses some."""
+        translated = self._call.translate(self._sent_as, method, params) if method == PROGRESS else None
+        if translated is not None and not self.is_over:
+            self._lane.notify(method, translated)
 
     def take(self, result: dict[str, Any]) -> bool:
         """Accept a usual result. Return False if its client cannot get it without waiting."""
@@ -136,7 +148,7 @@ class StatelessLane:
         """
         connection = self._connection() if self._to_client.is_free else None
         call = None if connection is None else read_call(line)
-        if connection is None or call is None or not self.client.admits_call(call) or asks_for_messages(call.params):
+        if connection is None or call is None or not self.client.admits_call(call) or asks_for_logs(call.params):
             return False
         decided = self._policy.decide_directly(call.params, call.size)
         if decided is None:
@@ -159,11 +171,17 @@ class StatelessLane:
             self._to_client.write(written)
         return True
 
+    def notify(self, method: str, params: Mapping[str, Any]) -> None:
+        """Send the client a notification that every policy allows, if this is possible without waiting."""
+        message = JSONRPCNotification(jsonrpc="2.0", method=method, params=dict(params))
+        if self._to_client.is_free:
+            with suppress(OSError, RuntimeError):
+                self._to_client.write(encode_message(message))
+
     def _report(self, sent: StreamCall, status: int, output: Facts | None) -> bool:
         return self._policy.report_directly(sent.decided, status, sent.began, output)
 
 
-def asks_for_messages(params: Mapping[str, Any]) -> bool:
-    """Return whether the server may send notifications about a call before its answer."""
-    meta = params.get("_meta", {})
-    return "progressToken" in meta or LOG_LEVEL_META_KEY in meta
+def asks_for_logs(params: Mapping[str, Any]) -> bool:
+    """Return whether the server may send log messages about a call, which are decided."""
+    return LOG_LEVEL_META_KEY in params.get("_meta", {})

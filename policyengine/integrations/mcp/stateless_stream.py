@@ -37,6 +37,7 @@ except ImportError as error:
     raise ImportError(f"the `mcp` SDK is not installed; {install_command('mcp')}") from error
 
 MAX_REQUESTS = 1_000  # in progress
+PROGRESS_TOKEN = "progressToken"
 
 
 @dataclass(eq=False)
@@ -140,7 +141,9 @@ class StatelessStream:
 
     def admits_call(self, call: ToolCall) -> bool:
         meta = call.params.get("_meta")
-        is_accepted = meta is not None and meta == self.accepted
+        if type(meta) is not dict or self.accepted is None:
+            return False
+        is_accepted = meta == self.accepted or without_token(meta) == without_token(self.accepted)
         return is_accepted and call.id not in self.open_requests and len(self.open_requests) < MAX_REQUESTS
 
     def begin(self, sent: StreamCall) -> None:
@@ -178,6 +181,11 @@ class StatelessStream:
     async def _send(self, message: Any) -> None:
         with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # the client has left
             await self.to_client.send(SessionMessage(message))
+
+
+def without_token(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an envelope without a usual progress token, which may differ from call to call."""
+    return {name: one for name, one in meta.items() if name != PROGRESS_TOKEN or type(one) not in (int, str)}
 
 
 def is_initialize(item: SessionMessage) -> bool:
