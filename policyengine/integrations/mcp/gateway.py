@@ -169,6 +169,14 @@ class McpGateway:
             if begun is None:
                 return
             first = begun
+        async with self._open_session(to_client, service) as (relay, upstream):
+            await relay.run(first, client, upstream)
+
+    @asynccontextmanager
+    async def _open_session(
+        self, to_client: MessageWriter, service: StatelessService
+    ) -> AsyncIterator[tuple[Relay, MessageReader]]:
+        """Open the upstream end of a session of a legacy client, and the relay between them."""
         to_upstream, outgoing = anyio.create_memory_object_stream[SessionMessage]()
         incoming, upstream = anyio.create_memory_object_stream[SessionMessage | Exception]()
         async with to_upstream, upstream, anyio.create_task_group() as group:
@@ -176,8 +184,15 @@ class McpGateway:
             relay = Relay(policy, policy.messages, to_client, port, self.upstream.limit)
             port.pass_on = relay.pass_on
             group.start_soon(connect_session, service.eras, outgoing, incoming, port)
-            await relay.run(first, client, upstream)
+            yield relay, upstream
             group.cancel_scope.cancel()
+
+    @asynccontextmanager
+    async def relaying(self, to_client: MessageWriter) -> AsyncIterator[Relay]:
+        """Open a session of a legacy client that sends its messages over HTTP, in requests of their own."""
+        assert self.service is not None
+        async with self._open_session(to_client, self.service) as (relay, upstream), relay.running(upstream):
+            yield relay
 
     async def owner(self, request: Request) -> Owner:
         """Return the owner of the session that the request begins."""

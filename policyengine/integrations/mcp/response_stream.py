@@ -1,0 +1,106 @@
+"""The answer to one POST of an MCP client: one JSON message, or an event stream (SSE) if other messages come before."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TypeAlias
+
+import anyio
+from starlette.types import Message, Send
+
+HeaderLines: TypeAlias = tuple[tuple[bytes, bytes], ...]
+KEEP_ALIVE_SECONDS = 15.0  # of silence, after which an event stream sends a comment
+JSON_TYPE = (b"content-type", b"application/json")
+EVENT_STREAM: HeaderLines = (
+    (b"content-type", b"text/event-stream"),
+    (b"cache-control", b"no-cache, no-transform"),
+    (b"x-accel-buffering", b"no"),
+)
+# Some clients end lines of an event stream where Python's `splitlines` does. JSON has these characters in strings only.
+LINE_ENDS = ((b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"), (b"\xc2\x85", b"\\u0085"))
+
+
+class ResponseStream:
+    """The answer to one POST. The first message before the last one makes it an event stream; until then, its status is
+    open. `headers` are sent in both forms."""
+
+    def __init__(self, send: Send, headers: HeaderLines = ()) -> None:
+        self._send, self.headers = send, headers
+        self._lock = anyio.Lock(fast_acquire=True)
+        self._is_stream = False
+        self.is_finished = False
+        self._comments: asyncio.Task[None] | None = None
+
+    async def write(self, message: bytes) -> None:
+        """Send a message before the last one."""
+        await self._write(format_event(message))
+
+    async def keep_alive(self) -> None:
+        await self._write(b":\r\n\r\n")
+
+    async def open(self) -> None:
+        """Begin the event stream before there is a message."""
+        await self._write(b"")
+
+    async def _write(self, content: bytes) -> None:
+        async with self._lock:
+            if self.is_finished:
+                return
+            if not self._is_stream:
+                self._is_stream = True
+                await self._start(200, (*EVENT_STREAM, *self.headers))
+            if content:
+                await self._put({"type": "http.response.body", "body": content, "more_body": True})
+
+    async def finish(self, message: bytes, status: int = 200) -> None:
+        """Send the last message. `status` counts if it is the only one."""
+        async with self._lock:
+            if self.is_finished:
+                return
+            self.is_finished = True
+            if self._is_stream:
+                return await self._put({"type": "http.response.body", "body": format_event(message)})
+            await self._start(status, (JSON_TYPE, (b"content-length", b"%d" % len(message)), *self.headers))
+            await self._put({"type": "http.response.body", "body": message})
+
+    async def close(self) -> None:
+        """End an event stream without a last message."""
+        async with self._lock:
+            if self._is_stream and not self.is_finished:
+                self.is_finished = True
+                await self._put({"type": "http.response.body", "body": b""})
+
+    async def _start(self, status: int, headers: HeaderLines) -> None:
+        await self._put({"type": "http.response.start", "status": status, "headers": list(headers)})
+
+    async def _put(self, message: Message) -> None:
+        try:
+            await self._send(message)
+        except OSError:  # some servers report in this way that the client has left
+            self.is_finished = True
+
+    @contextmanager
+    def kept_alive(self, seconds: float = KEEP_ALIVE_SECONDS) -> Iterator[None]:
+        """Send a comment after each interval of the block: proxies and clients give up silent connections."""
+        self._comment_later(seconds)
+        try:
+            yield
+        finally:
+            self._timer.cancel()
+
+    def _comment_later(self, seconds: float) -> None:
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._comment, seconds)
+
+    def _comment(self, seconds: float) -> None:
+        if self._comments is None or self._comments.done():
+            self._comments = asyncio.get_running_loop().create_task(self.keep_alive())
+        self._comment_later(seconds)
+
+
+def format_event(message: bytes) -> bytes:
+    for end, escaped in LINE_ENDS:
+        if end in message:
+            message = message.replace(end, escaped)
+    return b"event: message\r\ndata: " + message + b"\r\n\r\n"
