@@ -17,7 +17,7 @@ import pytest
 from policyengine.integrations.mcp import http_endpoint, session_endpoint
 from policyengine.integrations.mcp.gateway import McpGateway, http_app
 from policyengine.integrations.mcp.http_endpoint import MAX_REQUEST_BYTES
-from policyengine.integrations.mcp.http_session import REQUEST_CANCELLED
+from policyengine.integrations.mcp.legacy_client import REQUEST_CANCELLED
 from policyengine.integrations.mcp.response_stream import ResponseStream, format_event
 from policyengine.integrations.mcp.sdk import always
 from policyengine.integrations.mcp.sessions import SessionTable
@@ -386,16 +386,33 @@ def test_a_client_that_resumes_a_stream_gets_a_new_one(gateway: McpGateway, behi
     run(gateway, work)
 
 
-def test_silent_streams_are_kept_alive_by_comments() -> None:
-    async def work() -> None:
-        call = HttpCall("POST", {}, b"")
-        stream = ResponseStream(call.send)
-        with stream.kept_alive(0.001):
-            await call.until(lambda: call.content.count(b":\r\n\r\n") >= 2)
-        await stream.finish(b"{}")
-        assert (call.messages, call.is_complete, call.answered["content-type"]) == ([{}], True, "text/event-stream")
+def test_silent_streams_are_kept_alive_by_comments(
+    gateway: McpGateway, behind: EraServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_endpoint, "TICK_SECONDS", 0.005)
 
-    asyncio.run(asyncio.wait_for(work(), 10))
+    async def work(client: Client) -> None:
+        listening, call = await client.listen(), client.begin_call("slow")
+        for silent in (listening, call):
+            await silent.until(lambda silent=silent: silent.content.count(b":\r\n\r\n") >= 2)
+        await client.post(cancellation(2))
+        await call.until(lambda: call.is_complete)
+        assert (call.answered["content-type"], call.error["code"]) == ("text/event-stream", REQUEST_CANCELLED)
+        assert listening.messages == []
+
+    run(gateway, work)
+
+
+def test_only_a_stream_that_was_silent_for_a_tick_needs_a_comment() -> None:
+    async def work() -> None:
+        stream = ResponseStream(HttpCall("POST", {}, b"").send)
+        assert [stream.tick() for _ in range(3)] == [False, True, True]
+        await stream.write(b"{}")
+        assert [stream.tick() for _ in range(2)] == [False, True]
+        await stream.finish(b"{}")
+        assert not stream.tick()
+
+    asyncio.run(work())
 
 
 def test_a_server_that_reports_a_lost_client_ends_the_stream() -> None:
@@ -555,6 +572,7 @@ def test_an_idle_session_ends_and_one_with_a_listening_client_does_not(
     gateway: McpGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session_endpoint, "IDLE_SECONDS", 0.05)
+    monkeypatch.setattr(session_endpoint, "TICK_SECONDS", 0.01)
 
     async def work(client: Client) -> None:
         idle, client.session = client.session, {}

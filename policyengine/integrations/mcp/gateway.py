@@ -132,6 +132,7 @@ class McpGateway:
     tasks: TaskTable = field(default_factory=TaskTable)
     pins: ToolPins | None = None
     service: StatelessService | None = field(default=None, init=False)
+    _stated: tuple[Facts, Owner | None] | None = field(default=None, init=False)  # a fixed caller, and its owner
 
     @asynccontextmanager
     async def running(self, *, is_private: bool = False) -> AsyncIterator[StatelessService]:
@@ -208,7 +209,11 @@ class McpGateway:
     async def stated_owner(self, request: Request) -> Owner | None:
         """Return the owner that a request states without credentials; None if it has any, which prove it elsewhere."""
         facts = await identify_caller(self.identify, cast(RequestContext, SessionRequest(request)))
-        return None if facts is not None and "credentials" in facts else session_owner(facts)
+        if facts is None or self._stated is None or self._stated[0] is not facts:
+            owner = None if facts is not None and "credentials" in facts else session_owner(facts)
+            self._stated = None if facts is None else (facts, owner)
+            return owner
+        return self._stated[1]
 
     async def over_stdio(self) -> None:
         """Serve one client until it closes the pipe, then stop the upstream and end."""

@@ -17,7 +17,7 @@ from policyengine.install_hints import install_command
 from policyengine.integrations.mcp.eras import has_envelope
 from policyengine.integrations.mcp.http_messages import NOT_JSON, decode_body, header
 from policyengine.integrations.mcp.http_refusals import HttpRefusal, send_refusal
-from policyengine.integrations.mcp.http_session import SESSION_HEADER
+from policyengine.integrations.mcp.legacy_client import SESSION_HEADER
 from policyengine.integrations.mcp.session_endpoint import SessionEndpoint
 from policyengine.integrations.mcp.sessions import SessionTable
 from policyengine.integrations.mcp.stateless_endpoint import StatelessEndpoint

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TypeAlias
 
 import anyio
@@ -31,13 +28,20 @@ class ResponseStream:
         self._lock = anyio.Lock(fast_acquire=True)
         self._is_stream = False
         self.is_finished = False
-        self._comments: asyncio.Task[None] | None = None
+        self._silent = 0  # ticks
 
     async def write(self, message: bytes) -> None:
         """Send a message before the last one."""
         await self._write(format_event(message))
 
+    def tick(self) -> bool:
+        """Count a tick of a clock. Return whether the answer was silent since the tick before, so that the client needs
+        a comment: proxies and clients give up silent connections."""
+        self._silent += 1
+        return self._silent > 1 and not self.is_finished and not self._lock.locked()
+
     async def keep_alive(self) -> None:
+        """Send a comment."""
         await self._write(b":\r\n\r\n")
 
     async def open(self) -> None:
@@ -48,6 +52,7 @@ class ResponseStream:
         async with self._lock:
             if self.is_finished:
                 return
+            self._silent = 0
             if not self._is_stream:
                 self._is_stream = True
                 await self._start(200, (*EVENT_STREAM, *self.headers))
@@ -80,23 +85,6 @@ class ResponseStream:
             await self._send(message)
         except OSError:  # some servers report in this way that the client has left
             self.is_finished = True
-
-    @contextmanager
-    def kept_alive(self, seconds: float = KEEP_ALIVE_SECONDS) -> Iterator[None]:
-        """Send a comment after each interval of the block: proxies and clients give up silent connections."""
-        self._comment_later(seconds)
-        try:
-            yield
-        finally:
-            self._timer.cancel()
-
-    def _comment_later(self, seconds: float) -> None:
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._comment, seconds)
-
-    def _comment(self, seconds: float) -> None:
-        if self._comments is None or self._comments.done():
-            self._comments = asyncio.get_running_loop().create_task(self.keep_alive())
-        self._comment_later(seconds)
 
 
 def format_event(message: bytes) -> bytes:

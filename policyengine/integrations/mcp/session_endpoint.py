@@ -22,8 +22,8 @@ from policyengine.integrations.mcp.http_refusals import (
     send_empty,
     send_refusal,
 )
-from policyengine.integrations.mcp.http_session import HttpSession
-from policyengine.integrations.mcp.response_stream import ResponseStream
+from policyengine.integrations.mcp.legacy_client import LegacyClient
+from policyengine.integrations.mcp.response_stream import KEEP_ALIVE_SECONDS, ResponseStream
 from policyengine.integrations.mcp.sessions import McpSession, Owner, SessionTable
 
 try:
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from policyengine.integrations.mcp.gateway import McpGateway
 
 IDLE_SECONDS = 30 * 60.0  # seconds until an idle session ends
-CHECKS_PER_IDLE_TIME = 60
+TICK_SECONDS = KEEP_ALIVE_SECONDS / 2
 MAX_POSTS = 400  # of one session in progress; at most 200 of them wait for the upstream server
 UNKNOWN_SESSION = HttpRefusal(404, "the session does not exist")
 UNKNOWN_METHOD = HttpRefusal(
@@ -53,7 +53,7 @@ class SessionEndpoint:
 
     def __init__(self, gateway: McpGateway, sessions: SessionTable, group: TaskGroup) -> None:
         self._gateway, self._open, self._group = gateway, sessions, group
-        group.start_soon(self._end_idle_sessions)
+        group.start_soon(self._tick)
 
     async def answer(self, name: str, scope: Scope, receive: Receive, send: Send, body: bytes) -> None:
         """Answer a request that names a session."""
@@ -67,7 +67,7 @@ class SessionEndpoint:
                 case "POST":
                     await self._post(session, request, send, body)
                 case "GET":
-                    await self._listen(session.connection, request, send)
+                    await self._listen(session.client, request, send)
                 case "DELETE":
                     self._end(name)
                     await send_empty(200, send)
@@ -79,7 +79,7 @@ class SessionEndpoint:
     async def _find(self, name: str, request: Request) -> McpSession | None:
         """Return a session that the sender of the request may use."""
         session = self._open.get(name)
-        if session is None or session.connection.is_over:
+        if session is None or session.client.is_over:
             return None
         return owned_session(session, await self._find_owner(request))
 
@@ -97,18 +97,18 @@ class SessionEndpoint:
         if session.requests > MAX_POSTS:
             return await send_refusal(TOO_MANY_POSTS, send)
         request._body = body  # the message as its client wrote it
-        connection: HttpSession = session.connection
+        client: LegacyClient = session.client
         if not isinstance(message, JSONRPCRequest):
-            await connection.hear(message, request)
-            return await send_empty(202, send, connection.headers)
-        if not connection.accepts(message.id):
+            await client.hear(message, request)
+            return await send_empty(202, send, client.headers)
+        if not client.accepts(message.id):
             return await send_refusal(repeated_id(message.id), send)
-        await self._answer(connection, message, request, ResponseStream(send, connection.headers))
+        await self._answer(client, message, request, ResponseStream(send, client.headers))
 
     async def _answer(
-        self, connection: HttpSession, message: JSONRPCRequest, request: Request, stream: ResponseStream
+        self, client: LegacyClient, message: JSONRPCRequest, request: Request, stream: ResponseStream
     ) -> None:
-        await connection.answer(message, request, stream)
+        await client.answer(message, request, stream)
         if not stream.is_finished:
             ended = HttpRefusal(404, SESSION_ENDED, INVALID_REQUEST, message.id)
             await stream.finish(encode_document(refusal_document(ended)), ended.status)
@@ -124,26 +124,26 @@ class SessionEndpoint:
         if (replaced := self._open.replaceable()) is not None:
             self._end(replaced)
         name = uuid4().hex
-        connection = HttpSession(name)
-        session = self._open.begin(name, connection, owner)
+        client = LegacyClient(name)
+        session = self._open.begin(name, client, owner)
         self._open.enter(session)
         try:
-            await self._group.start(self._serve, name, connection)
-            await self._answer(connection, message, request, ResponseStream(send, connection.headers))
+            await self._group.start(self._serve, name, client)
+            await self._answer(client, message, request, ResponseStream(send, client.headers))
         finally:
             self._open.leave(session)
-            if not connection.has_begun:
+            if not client.has_begun:
                 self._end(name)
 
     # ── GET ───────────────────────────────────────────────────────────────────────────────────
 
-    async def _listen(self, connection: HttpSession, request: Request, send: Send) -> None:
+    async def _listen(self, client: LegacyClient, request: Request, send: Send) -> None:
         """Send the messages that belong to no request until the client leaves or the session ends."""
         if not accepts_events(request.scope):
             return await send_refusal(NO_EVENTS_ACCEPTED, send)
-        if connection.listening is not None:
+        if client.listening is not None:
             return await send_refusal(ALREADY_LISTENING, send)
-        stream = connection.listening = ResponseStream(send, connection.headers)
+        stream = client.listening = ResponseStream(send, client.headers)
 
         async def follow_client() -> None:
             while (await request.receive())["type"] != "http.disconnect":
@@ -152,33 +152,35 @@ class SessionEndpoint:
 
         try:
             await stream.open()
-            with stream.kept_alive():
-                async with anyio.create_task_group() as group:
-                    group.start_soon(follow_client)
-                    await connection.wait_closed()
-                    group.cancel_scope.cancel()
+            async with anyio.create_task_group() as group:
+                group.start_soon(follow_client)
+                await client.wait_closed()
+                group.cancel_scope.cancel()
             await stream.close()
         finally:
-            connection.listening = None
+            client.listening = None
 
     # ── Sessions ──────────────────────────────────────────────────────────────────────────────
 
-    async def _serve(self, name: str, connection: HttpSession, *, task_status: TaskStatus[None]) -> None:
+    async def _serve(self, name: str, client: LegacyClient, *, task_status: TaskStatus[None]) -> None:
         try:
-            await connection.serve(self._gateway.relaying, task_status=task_status)
+            await client.serve(self._gateway.relaying, task_status=task_status)
         finally:
             self._end(name)
 
     def _end(self, name: str) -> None:
         session = self._open.end(name)
         if session is not None:
-            session.connection.close()
+            session.client.close()
 
-    async def _end_idle_sessions(self) -> None:
+    async def _tick(self) -> None:
+        """End idle sessions, and keep silent streams alive."""
         while True:
-            await anyio.sleep(IDLE_SECONDS / CHECKS_PER_IDLE_TIME)
+            await anyio.sleep(TICK_SECONDS)
             for name in self._open.idle(IDLE_SECONDS):
                 self._end(name)
+            for client in self._open.clients:
+                client.tick(self._group)
 
 
 def repeated_id(id: RequestId) -> HttpRefusal:

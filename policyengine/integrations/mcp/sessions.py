@@ -22,11 +22,11 @@ _LOG = logging.getLogger("policyengine")
 
 @dataclass(slots=True, eq=False)
 class McpSession:
-    """A session, whose `connection` leads to its client. `requests` counts requests in progress, including the stream
-    to which a client listens; `used` is the time when the last request began or ended.
+    """A session, whose `client` gets the messages of the relay. `requests` counts requests in progress, including the
+    stream to which a client listens; `used` is the time when the last request began or ended.
     """
 
-    connection: Any
+    client: Any
     owner: Owner
     used: float
     requests: int = 0
@@ -46,8 +46,12 @@ class SessionTable:
     def __len__(self) -> int:
         return len(self._open)
 
-    def begin(self, name: str, connection: Any, owner: Owner) -> McpSession:
-        session = self._open[name] = McpSession(connection, owner, self._clock())
+    @property
+    def clients(self) -> list[Any]:
+        return [session.client for session in self._open.values()]
+
+    def begin(self, name: str, client: Any, owner: Owner) -> McpSession:
+        session = self._open[name] = McpSession(client, owner, self._clock())
         return session
 
     def get(self, name: str) -> McpSession | None:

@@ -1,4 +1,4 @@
-"""One session of a legacy client over HTTP. Each message of the client is a request of its own, and is handled in the
+"""A legacy client over HTTP, in its session. Each message of the client is a request of its own, and is handled in the
 task of that request; messages to the client go to the stream on which it waits for them.
 """
 
@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import TypeAlias
 
 import anyio
-from anyio.abc import TaskStatus
+from anyio.abc import TaskGroup, TaskStatus
 from starlette.requests import Request
 
 from policyengine.install_hints import install_command
@@ -32,8 +32,8 @@ REQUEST_CANCELLED = -32800  # the code with which the SDK's servers answer a req
 _LOG = logging.getLogger("policyengine")
 
 
-class HttpSession:
-    """A session. Its relay writes messages for the client to it."""
+class LegacyClient:
+    """The client of one session, to which its relay writes messages."""
 
     def __init__(self, name: str) -> None:
         self.headers: HeaderLines = ((SESSION_HEADER, name.encode()),)
@@ -83,10 +83,9 @@ class HttpSession:
 
         self._answers[message.id] = stream
         try:
-            with stream.kept_alive():
-                await self._relay.serve(
-                    message, ServerMessageMetadata(request_context=request, on_request_unanswered=answer_cancelled)
-                )
+            await self._relay.serve(
+                message, ServerMessageMetadata(request_context=request, on_request_unanswered=answer_cancelled)
+            )
         finally:
             del self._answers[message.id]
 
@@ -110,6 +109,12 @@ class HttpSession:
         stream = self.listening if related is None else self._answers.get(related)
         if stream is not None:
             await stream.write(encode_message(message))
+
+    def tick(self, group: TaskGroup) -> None:
+        """Keep silent streams alive."""
+        for stream in [*self._answers.values(), *(() if self.listening is None else (self.listening,))]:
+            if stream.tick():
+                group.start_soon(stream.keep_alive)
 
     async def _finish(self, stream: ResponseStream, message: JSONRPCResponse | JSONRPCError) -> None:
         if not self.has_begun:
