@@ -125,6 +125,21 @@ class Client:
         return listening
 
 
+class EndedTasks:
+    """Tasks of requests, which their server cancels when it stops."""
+
+    def __init__(self) -> None:
+        self.tasks: list[asyncio.Task[None]] = []
+
+    def start_soon(self, work: Callable[..., Any], *arguments: Any) -> None:
+        self.tasks.append(asyncio.create_task(work(*arguments)))
+
+    async def end(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+
+
 def request(method: str, params: Any = None, id: Any = 2) -> dict[str, Any]:
     return {"jsonrpc": "2.0", "id": id, "method": method, **({} if params is None else {"params": params})}
 
@@ -415,19 +430,42 @@ def test_only_a_stream_that_was_silent_for_a_tick_needs_a_comment() -> None:
     asyncio.run(work())
 
 
-def test_a_server_that_reports_a_lost_client_ends_the_stream() -> None:
+@pytest.mark.parametrize("error", [OSError("the client has left"), RuntimeError("the answer has ended")])
+def test_attack_client_whose_messages_cannot_be_sent(error: Exception) -> None:
+    """The relay sends the messages of all requests of a session: one that cannot be sent must not end it."""
+
     async def work() -> None:
         sent: list[Any] = []
 
         async def send(message: Any) -> None:
             sent.append(message)
-            raise OSError
+            if message["type"] == "http.response.body":
+                raise error
 
         stream = ResponseStream(send)
         for _ in range(3):
             await stream.write(b"{}")
         await stream.finish(b"{}")
         assert (stream.is_finished, len(sent)) == (True, 2)
+
+    asyncio.run(work())
+
+
+def test_an_answer_whose_sending_was_cancelled_is_sent_again() -> None:
+    async def work() -> None:
+        call, has_room = HttpCall("POST", {}, b""), anyio.Event()
+
+        async def send(message: Any) -> None:
+            await has_room.wait()
+            await call.send(message)
+
+        stream = ResponseStream(send)
+        for sending in (stream.write(b"{}"), stream.finish(b"{}")):
+            with anyio.move_on_after(0.001):
+                await sending
+        has_room.set()
+        await stream.finish(b'{"an": "answer"}')
+        assert (call.messages, call.is_complete) == ([{"an": "answer"}], True)
 
     asyncio.run(work())
 
@@ -516,6 +554,22 @@ def test_a_client_that_leaves_does_not_cancel_its_request(gateway: McpGateway, b
         assert behind.cancelled == 0
         await client.post(cancellation(2))
         await until(lambda: behind.cancelled == 1)
+
+    run(gateway, work)
+
+
+def test_a_request_whose_task_the_server_ends_is_reported_and_frees_its_id(
+    gateway: McpGateway, behind: EraServer, watched: Watched
+) -> None:
+    async def work(client: Client) -> None:
+        tasks = EndedTasks()
+        client.group, group = tasks, client.group
+        client.begin_call("slow")
+        await until(lambda: "tools/call" in behind.methods)
+        await tasks.end()
+        client.group = group
+        assert [one["status"] for one in watched.reports] == [500]
+        assert (await client.post(request("tools/call", ADD))).messages[0]["result"]
 
     run(gateway, work)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TypeAlias
 
 import anyio
-from starlette.types import Message, Send
+from starlette.types import Send
 
 HeaderLines: TypeAlias = tuple[tuple[bytes, bytes], ...]
 KEEP_ALIVE_SECONDS = 15.0  # of silence, after which an event stream sends a comment
@@ -17,6 +18,7 @@ EVENT_STREAM: HeaderLines = (
 )
 # Some clients end lines of an event stream where Python's `splitlines` does. JSON has these characters in strings only.
 LINE_ENDS = ((b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"), (b"\xc2\x85", b"\\u0085"))
+_LOG = logging.getLogger("policyengine")
 
 
 class ResponseStream:
@@ -49,42 +51,44 @@ class ResponseStream:
         await self._write(b"")
 
     async def _write(self, content: bytes) -> None:
+        """Send a part of the event stream. If it cannot be sent, the answer has ended: the senders of messages work for
+        other requests, too, and get no error."""
         async with self._lock:
             if self.is_finished:
                 return
             self._silent = 0
-            if not self._is_stream:
-                self._is_stream = True
-                await self._start(200, (*EVENT_STREAM, *self.headers))
-            if content:
-                await self._put({"type": "http.response.body", "body": content, "more_body": True})
+            try:
+                if not self._is_stream:
+                    await self._start(200, (*EVENT_STREAM, *self.headers))
+                    self._is_stream = True
+                if content:
+                    await self._send({"type": "http.response.body", "body": content, "more_body": True})
+            except Exception as error:
+                self.is_finished = True
+                _LOG.debug("a message could not be sent to its client: %r", error)
 
     async def finish(self, message: bytes, status: int = 200) -> None:
         """Send the last message. `status` counts if it is the only one."""
         async with self._lock:
             if self.is_finished:
                 return
-            self.is_finished = True
             if self._is_stream:
-                return await self._put({"type": "http.response.body", "body": format_event(message)})
-            await self._start(status, (JSON_TYPE, (b"content-length", b"%d" % len(message)), *self.headers))
-            await self._put({"type": "http.response.body", "body": message})
+                await self._send({"type": "http.response.body", "body": format_event(message)})
+                self.is_finished = True
+            else:
+                await self._start(status, (JSON_TYPE, (b"content-length", b"%d" % len(message)), *self.headers))
+                self.is_finished = True
+                await self._send({"type": "http.response.body", "body": message})
 
     async def close(self) -> None:
         """End an event stream without a last message."""
         async with self._lock:
             if self._is_stream and not self.is_finished:
                 self.is_finished = True
-                await self._put({"type": "http.response.body", "body": b""})
+                await self._send({"type": "http.response.body", "body": b""})
 
     async def _start(self, status: int, headers: HeaderLines) -> None:
-        await self._put({"type": "http.response.start", "status": status, "headers": list(headers)})
-
-    async def _put(self, message: Message) -> None:
-        try:
-            await self._send(message)
-        except OSError:  # some servers report in this way that the client has left
-            self.is_finished = True
+        await self._send({"type": "http.response.start", "status": status, "headers": list(headers)})
 
 
 def format_event(message: bytes) -> bytes:

@@ -158,7 +158,7 @@ class SessionEndpoint:
                 group.cancel_scope.cancel()
             await stream.close()
         finally:
-            client.listening = None
+            stream.is_finished, client.listening = True, None
 
     # ── Sessions ──────────────────────────────────────────────────────────────────────────────
 
