@@ -173,6 +173,14 @@ def gateway(watched: Watched, behind: EraServer) -> McpGateway:
     return gateway_of(watched, behind)
 
 
+@pytest.fixture
+def sessions(monkeypatch: pytest.MonkeyPatch) -> SessionTable:
+    """The sessions of the gateway."""
+    table = SessionTable()
+    monkeypatch.setattr(http_endpoint, "SessionTable", lambda: table)
+    return table
+
+
 async def until(holds: Callable[[], bool]) -> None:
     while not holds():
         await anyio.sleep(0.001)
@@ -197,10 +205,7 @@ def test_initialize_begins_a_session_that_its_answer_names(gateway: McpGateway) 
     run(gateway, work, begins=False)
 
 
-def test_an_initialize_that_fails_begins_no_session(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
-    sessions = SessionTable()
-    monkeypatch.setattr(http_endpoint, "SessionTable", lambda: sessions)
-
+def test_an_initialize_that_fails_begins_no_session(watched: Watched, sessions: SessionTable) -> None:
     async def work(client: Client) -> None:
         failed = await client.post(request("initialize", HELLO, 1))
         assert (failed.status, failed.messages[0]["id"], "error" in failed.messages[0]) == (200, 1, True)
@@ -430,6 +435,35 @@ def test_only_a_stream_that_was_silent_for_a_tick_needs_a_comment() -> None:
     asyncio.run(work())
 
 
+def test_attack_client_that_does_not_read_its_comments() -> None:
+    """Nothing piles up for it."""
+
+    async def work() -> None:
+        stream = ResponseStream(lambda message: anyio.sleep_forever())
+        async with anyio.create_task_group() as group:
+            assert [stream.tick() for _ in range(2)] == [False, True]
+            group.start_soon(stream.keep_alive)
+            await anyio.lowlevel.checkpoint()
+            assert not any(stream.tick() for _ in range(3))
+            group.cancel_scope.cancel()
+
+    asyncio.run(work())
+
+
+def test_a_stream_that_its_server_ends_gets_no_more_messages(gateway: McpGateway, sessions: SessionTable) -> None:
+    async def work(client: Client) -> None:
+        tasks = EndedTasks()
+        client.group = tasks
+        listening = await client.listen()
+        stream = sessions.clients[0].listening
+        await tasks.end()
+        await stream.write(b"{}")
+        assert listening.content == b""
+        assert sessions.clients[0].listening is None
+
+    run(gateway, work)
+
+
 @pytest.mark.parametrize("error", [OSError("the client has left"), RuntimeError("the answer has ended")])
 def test_attack_client_whose_messages_cannot_be_sent(error: Exception) -> None:
     """The relay sends the messages of all requests of a session: one that cannot be sent must not end it."""
@@ -611,6 +645,33 @@ def test_delete_ends_the_session_its_stream_and_its_requests(
         assert [one["status"] for one in watched.reports] == [500]
 
     run(gateway, work)
+
+
+def test_a_session_that_is_ending_accepts_no_request(watched: Watched, sessions: SessionTable) -> None:
+    class SlowEnd(EraServer):
+        has_ended = anyio.Event()
+
+        @asynccontextmanager
+        async def connect(self) -> AsyncIterator[tuple[Any, Any]]:
+            async with super().connect() as streams:
+                try:
+                    yield streams
+                finally:
+                    with anyio.CancelScope(shield=True):
+                        await self.has_ended.wait()
+
+    behind = SlowEnd()
+
+    async def work(client: Client) -> None:
+        sessions.clients[0].close()
+        refused = client.start("POST", ACCEPT, json.dumps(request("ping")).encode())
+        await anyio.wait_all_tasks_blocked()
+        found = refused.status, len(sessions)
+        behind.has_ended.set()
+        await until(lambda: not len(sessions))
+        assert found == (404, 1)
+
+    run(gateway_of(watched, behind), work)
 
 
 def test_other_methods_do_not_exist(gateway: McpGateway) -> None:
