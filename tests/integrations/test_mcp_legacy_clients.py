@@ -674,6 +674,28 @@ def test_a_session_that_is_ending_accepts_no_request(watched: Watched, sessions:
     run(gateway_of(watched, behind), work)
 
 
+def test_attack_request_whose_session_ends_while_its_caller_is_identified(
+    watched: Watched, behind: EraServer, sessions: SessionTable
+) -> None:
+    waits, go_on = anyio.Event(), anyio.Event()
+
+    async def identify(context: Any) -> Any:
+        if context.request.headers.get("x-waits"):
+            waits.set()
+            await go_on.wait()
+        return BOT
+
+    async def work(client: Client) -> None:
+        call = client.start("POST", {**ACCEPT, "x-waits": "1"}, json.dumps(request("tools/call", ADD)).encode())
+        await waits.wait()
+        sessions.clients[0].close()
+        go_on.set()
+        await call.until(lambda: call.is_complete)
+        assert (call.status, watched.asked) == (404, [])
+
+    run(gateway_of(watched, behind, identify), work)
+
+
 def test_other_methods_do_not_exist(gateway: McpGateway) -> None:
     async def work(client: Client) -> None:
         for method in ("PUT", "PATCH", "OPTIONS", "HEAD"):

@@ -78,10 +78,9 @@ class SessionEndpoint:
 
     async def _find(self, name: str, request: Request) -> McpSession | None:
         """Return a session that the sender of the request may use."""
+        owner = await self._find_owner(request)
         session = self._open.get(name)
-        if session is None or session.client.is_over:
-            return None
-        return owned_session(session, await self._find_owner(request))
+        return None if session is None or session.client.is_over else owned_session(session, owner)
 
     async def _find_owner(self, request: Request) -> Owner | None:
         """Return the owner of a session that a request may use; None if the request does not say."""
