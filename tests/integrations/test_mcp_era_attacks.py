@@ -151,8 +151,9 @@ def session_of(place: Place) -> dict[str, str]:
 
 
 def read_events(answer: httpx.Response) -> Any:
+    """Return the last message of an answer, which is JSON or an event stream."""
     lines = [line.removeprefix("data:") for line in answer.text.splitlines() if line.startswith("data:")]
-    return json.loads(lines[-1])
+    return json.loads(lines[-1] if lines else answer.text)
 
 
 def test_a_modern_request_uses_no_session_and_begins_none(place: Place) -> None:

@@ -66,6 +66,30 @@ def test_cancelled_requests_end_before_their_client_does_and_still_report() -> N
     assert reported == ["outcome"]
 
 
+def test_a_request_in_the_task_of_its_caller_is_cancelled_without_this_task() -> None:
+    continued: list[str] = []
+
+    async def work() -> None:
+        tasks, begun = RequestTasks(), anyio.Event()
+
+        async def answer(scope: anyio.CancelScope) -> None:
+            with scope:
+                begun.set()
+                await anyio.sleep_forever()
+
+        async def carry() -> None:
+            await tasks.run(answer)
+            continued.append("caller")
+
+        carrier = asyncio.create_task(carry())
+        await begun.wait()
+        await tasks.cancel()
+        await carrier
+
+    run(work)
+    assert continued == ["caller"]
+
+
 def test_one_request_is_cancelled_by_its_scope() -> None:
     async def work() -> None:
         tasks, ended = RequestTasks(), anyio.Event()

@@ -149,6 +149,7 @@ class McpGateway:
     tasks: TaskTable = field(default_factory=TaskTable)
     pins: ToolPins | None = None
     service: StatelessService | None = field(default=None, init=False)
+    _stated: tuple[Facts, Owner | None] | None = field(default=None, init=False)  # a fixed caller, and its owner
 
     @asynccontextmanager
     async def running(self, *, is_private: bool = False) -> AsyncIterator[StatelessService]:
@@ -187,6 +188,14 @@ class McpGateway:
             if begun is None:
                 return
             first = begun
+        async with self._open_session(to_client, service, client) as (relay, upstream):
+            await relay.run(first, client, upstream)
+
+    @asynccontextmanager
+    async def _open_session(
+        self, to_client: MessageWriter, service: StatelessService, client: MessageReader | None = None
+    ) -> AsyncIterator[tuple[Relay, MessageReader]]:
+        """Open the upstream end of a session of a legacy client, and the relay between them."""
         to_upstream, outgoing = anyio.create_memory_object_stream[SessionMessage]()
         incoming, upstream = anyio.create_memory_object_stream[SessionMessage | Exception]()
         async with to_upstream, upstream, anyio.create_task_group() as group:
@@ -196,8 +205,15 @@ class McpGateway:
             if isinstance(client, LineReader) and isinstance(to_client, LineWriter):
                 port.lane = relay.open_lane(policy, client, to_client, port).take_answer
             group.start_soon(connect_session, service.eras, outgoing, incoming, port)
-            await relay.run(first, client, upstream)
+            yield relay, upstream
             group.cancel_scope.cancel()
+
+    @asynccontextmanager
+    async def relaying(self, to_client: MessageWriter) -> AsyncIterator[Relay]:
+        """Open a session of a legacy client that sends its messages over HTTP, in requests of their own."""
+        assert self.service is not None
+        async with self._open_session(to_client, self.service) as (relay, upstream), relay.running(upstream):
+            yield relay
 
     async def owner(self, request: Request) -> Owner:
         """Return the owner of the session that the request begins."""
@@ -213,7 +229,11 @@ class McpGateway:
     async def stated_owner(self, request: Request) -> Owner | None:
         """Return the owner that a request states without credentials; None if it has any, which prove it elsewhere."""
         facts = await identify_caller(self.identify, cast(RequestContext, SessionRequest(request)))
-        return None if facts is not None and "credentials" in facts else session_owner(facts)
+        if facts is None or self._stated is None or self._stated[0] is not facts:
+            owner = None if facts is not None and "credentials" in facts else session_owner(facts)
+            self._stated = None if facts is None else (facts, owner)
+            return owner
+        return self._stated[1]
 
     async def over_stdio(self) -> None:
         """Serve one client until it closes the pipe, then stop the upstream and end."""

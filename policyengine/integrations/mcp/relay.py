@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any, cast
 
@@ -83,13 +83,21 @@ class Relay:
         self._lane: RelayLane | None = None
         self._down = False
         self._tasks = RequestTasks()
+        self._starting: dict[RequestId, RequestStart] = {}  # requests that are answered where they were received
 
     async def run(self, first: SessionMessage, client: MessageReader, upstream: MessageReader) -> None:
-        """Relay until the client disconnects. Without the upstream server, each request is answered with an error."""
+        """Relay until the client disconnects."""
+        async with self.running(upstream) as group:
+            await self._from_client(first, client, group)
+
+    @asynccontextmanager
+    async def running(self, upstream: MessageReader) -> AsyncIterator[TaskGroup]:
+        """Relay the messages of the upstream server during the block. Without the server, each request is answered with
+        an error."""
         async with anyio.create_task_group() as group:
             group.start_soon(self._from_upstream, upstream)
             try:
-                await self._from_client(first, client, group)
+                yield group
             finally:
                 with anyio.move_on_after(CANCEL_SECONDS, shield=True):
                     await self._messages.close()
@@ -128,18 +136,36 @@ class Relay:
                 start = RequestStart()
                 self._tasks.start(partial(self._requested, request, item.metadata, start, None))
                 await start.wait()
+            case JSONRPCResponse() | JSONRPCError():
+                group.start_soon(self.hear, item)
+            case _:
+                await self.hear(item)
+
+    async def hear(self, item: SessionMessage) -> None:
+        """Take a message of the client that has no answer, in the task that received it."""
+        match item.message:
             case JSONRPCNotification(method=str(method)) as signal if method in CLIENT_NOTIFICATIONS:
                 await self._pass_signal(signal)
             case JSONRPCResponse() | JSONRPCError() as answer if self._questions.awaits(answer.id):
-                group.start_soon(self._questions.answer, answer, item.metadata)
+                await self._questions.answer(answer, item.metadata)
             case JSONRPCResponse() | JSONRPCError() as answer if self._messages.awaits(answer.id):
-                group.start_soon(self._pass_answer, answer, item.metadata)
+                await self._pass_answer(answer, item.metadata)
             case _:
                 pass
+
+    async def serve(self, request: JSONRPCRequest, metadata: MessageMetadata) -> None:
+        """Answer a request in the task that received it. If the relay ends meanwhile, there is no answer."""
+        start = self._starting[request.id] = RequestStart()
+        try:
+            await self._tasks.run(partial(self._requested, request, metadata, start, None))
+        finally:
+            del self._starting[request.id]
 
     async def _pass_signal(self, signal: JSONRPCNotification) -> None:
         """Pass on a notification of the client. The upstream does not know a request that waits for an approval."""
         cancelled = cancelled_request(signal)
+        if cancelled is not None and (start := self._starting.get(cancelled)) is not None:
+            await start.wait()
         if cancelled is not None and self._requests.cancel_held(cancelled):
             return
         if self._messages.admits_from_client(signal.method, signal.params):

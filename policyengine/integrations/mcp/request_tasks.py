@@ -15,7 +15,7 @@ class RequestTasks:
     """
 
     def __init__(self) -> None:
-        self._scopes: dict[asyncio.Task[None], anyio.CancelScope] = {}
+        self._scopes: dict[asyncio.Future[None], anyio.CancelScope] = {}
 
     def start(self, answer: Callable[[anyio.CancelScope], Coroutine[Any, Any, None]]) -> anyio.CancelScope:
         """Start a task, which enters the scope that it gets; return the scope."""
@@ -25,8 +25,18 @@ class RequestTasks:
         task.add_done_callback(self._scopes.pop)
         return scope
 
+    async def run(self, answer: Callable[[anyio.CancelScope], Coroutine[Any, Any, None]]) -> None:
+        """Answer a request in this task, which continues if the request is cancelled."""
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        scope = self._scopes[ended] = anyio.CancelScope()
+        try:
+            await answer(scope)
+        finally:
+            del self._scopes[ended]
+            ended.set_result(None)
+
     async def cancel(self) -> None:
-        """Cancel all requests, and wait until their tasks have ended."""
+        """Cancel all requests, and wait until they have ended."""
         if self._scopes:
             for scope in self._scopes.values():
                 scope.cancel()

@@ -22,11 +22,11 @@ _LOG = logging.getLogger("policyengine")
 
 @dataclass(slots=True, eq=False)
 class McpSession:
-    """A session. `requests` counts requests in progress, including the stream to which a client listens; `used` is the
-    time when the last request began or ended.
+    """A session, whose `client` gets the messages of the relay. `requests` counts requests in progress, including the
+    stream to which a client listens; `used` is the time when the last request began or ended.
     """
 
-    transport: Any
+    client: Any
     owner: Owner
     used: float
     requests: int = 0
@@ -46,8 +46,13 @@ class SessionTable:
     def __len__(self) -> int:
         return len(self._open)
 
-    def begin(self, name: str, transport: Any, owner: Owner) -> None:
-        self._open[name] = McpSession(transport, owner, self._clock())
+    @property
+    def clients(self) -> list[Any]:
+        return [session.client for session in self._open.values()]
+
+    def begin(self, name: str, client: Any, owner: Owner) -> McpSession:
+        session = self._open[name] = McpSession(client, owner, self._clock())
+        return session
 
     def get(self, name: str) -> McpSession | None:
         return self._open.get(name)
@@ -60,6 +65,11 @@ class SessionTable:
 
     def end(self, name: str) -> McpSession | None:
         return self._open.pop(name, None)
+
+    def idle(self, seconds: float) -> list[str]:
+        """Return the sessions that have had no request in progress for this time."""
+        before = self._clock() - seconds
+        return [name for name, session in self._open.items() if not session.requests and session.used < before]
 
     def replaceable(self) -> str | None:
         """Return the session to end so that another may begin; None if there is room. It belongs to the owner with the

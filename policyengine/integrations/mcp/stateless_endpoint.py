@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +13,9 @@ from starlette.types import Receive, Scope, Send
 
 from policyengine.install_hints import install_command
 from policyengine.integrations.mcp.eras import SUPPORTED_VERSIONS, read_envelope
-from policyengine.integrations.mcp.http_refusals import HttpRefusal, send_json, send_refusal
+from policyengine.integrations.mcp.http_messages import head_refusal
+from policyengine.integrations.mcp.http_refusals import HttpRefusal, encode_document, send_empty, send_refusal
+from policyengine.integrations.mcp.response_stream import KEEP_ALIVE_SECONDS, ResponseStream
 from policyengine.integrations.mcp.stateless_service import ModernRequest, StatelessService
 from policyengine.integrations.mcp.tool_headers import read_param_headers
 
@@ -40,46 +41,7 @@ except ImportError as error:
     raise ImportError(f"the `mcp` SDK is not installed; {install_command('mcp')}") from error
 
 WATCH_SECONDS = 0.02  # until the gateway looks whether a client has left
-KEEP_ALIVE_SECONDS = 15.0  # of silence, after which an event stream sends a comment
-EVENT_STREAM = (
-    (b"content-type", b"text/event-stream"),
-    (b"cache-control", b"no-cache, no-transform"),
-    (b"x-accel-buffering", b"no"),
-)
-ACCEPTED = "application/json, text/event-stream"  # as the SDKs write it
 NOT_A_REQUEST = "the body must be one JSON-RPC request or notification"
-
-
-class ResponseStream:
-    """The answer to one POST. Its first notification makes it an event stream; before that, its status is open."""
-
-    def __init__(self, send: Send, id: RequestId) -> None:
-        self._send, self._id = send, id
-        self._lock = anyio.Lock(fast_acquire=True)
-        self._is_stream = False
-
-    async def notify(self, method: str, params: dict[str, Any]) -> None:
-        await self._write(event({"jsonrpc": "2.0", "method": method, "params": params}))
-
-    async def keep_alive(self) -> None:
-        await self._write(b":\r\n\r\n")
-
-    async def _write(self, content: bytes) -> None:
-        async with self._lock:
-            if not self._is_stream:
-                self._is_stream = True
-                await self._send({"type": "http.response.start", "status": 200, "headers": list(EVENT_STREAM)})
-            await self._send({"type": "http.response.body", "body": content, "more_body": True})
-
-    async def finish(self, found: dict[str, Any] | ErrorData) -> None:
-        """Send the result or the error."""
-        async with self._lock:
-            if self._is_stream:
-                await self._send({"type": "http.response.body", "body": event(answer_document(self._id, found))})
-            elif isinstance(found, ErrorData):
-                await send_refusal(error_refusal(found, self._id), self._send)
-            else:
-                await send_json(answer_document(self._id, found), self._send)
 
 
 class StatelessEndpoint:
@@ -90,34 +52,35 @@ class StatelessEndpoint:
 
     async def answer(self, scope: Scope, receive: Receive, send: Send, body: bytes, decoded: object) -> None:
         lines = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
-        headers = dict(lines)
-        if len(headers) != len(lines):
-            headers["accept"] = ", ".join(value for name, value in lines if name == "accept")
-        refusal = head_refusal(headers) or message_refusal(lines, headers, decoded)
+        refusal = head_refusal(scope) or message_refusal(lines, dict(lines), decoded)
         if refusal is not None:
             return await send_refusal(refusal, send)
         assert isinstance(decoded, dict)
         if "id" not in decoded:
-            await send({"type": "http.response.start", "status": 202, "headers": [(b"content-length", b"0")]})
-            return await send({"type": "http.response.body", "body": b""})
+            return await send_empty(202, send)
         try:
             param_headers = read_param_headers(lines)
         except MCPError as error:
             return await send_refusal(error_refusal(error.error, decoded["id"]), send)
         request = Request(scope, receive)
         request._body = body  # the message as its client wrote it
-        stream = ResponseStream(send, decoded["id"])
+        stream, id = ResponseStream(send), decoded["id"]
+
+        async def notify(method: str, params: dict[str, Any]) -> None:
+            await stream.write(encode_document({"jsonrpc": "2.0", "method": method, "params": params}))
+
         asked = ModernRequest(
             decoded["method"],
             decoded["params"],
-            decoded["id"],
+            id,
             read_envelope(decoded["params"]),
             request,
-            stream.notify,
+            notify,
             param_headers,
         )
         with anyio.CancelScope() as work, watch_client(receive, stream, work):
-            await stream.finish(await self._service.answer_safely(asked))
+            found = await self._service.answer_safely(asked)
+            await stream.finish(encode_document(answer_document(id, found)), answer_status(found))
 
 
 @contextmanager
@@ -147,22 +110,6 @@ async def follow_client(receive: Receive, stream: ResponseStream, work: anyio.Ca
                 return work.cancel()
         if waiting.cancelled_caught:
             await stream.keep_alive()
-
-
-def head_refusal(headers: Mapping[str, str]) -> HttpRefusal | None:
-    accepted = headers.get("accept", "")
-    if accepted != ACCEPTED and not accepts_both(accepted):
-        return HttpRefusal(406, "accept both `application/json` and `text/event-stream`", INVALID_REQUEST)
-    if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        return HttpRefusal(415, "the content type must be `application/json`", INVALID_REQUEST)
-    return None
-
-
-def accepts_both(accepted: str) -> bool:
-    """Return whether a client accepts JSON and event streams."""
-    kinds = {part.partition(";")[0].strip().lower() for part in accepted.split(",")}
-    has_json = not kinds.isdisjoint(("application/json", "application/*", "*/*"))
-    return has_json and not kinds.isdisjoint(("text/event-stream", "text/*", "*/*"))
 
 
 def message_refusal(
@@ -202,14 +149,14 @@ def unsupported_version(version: str) -> ErrorData:
 
 def error_refusal(error: ErrorData, id: RequestId | None) -> HttpRefusal:
     """Return an error with the status that its code has in the specification; errors of policies and tools have 200."""
-    return HttpRefusal(ERROR_CODE_HTTP_STATUS.get(error.code, 200), error.message, error.code, id, error.data)
+    return HttpRefusal(answer_status(error), error.message, error.code, id, error.data)
+
+
+def answer_status(found: dict[str, Any] | ErrorData) -> int:
+    return ERROR_CODE_HTTP_STATUS.get(found.code, 200) if isinstance(found, ErrorData) else 200
 
 
 def answer_document(id: RequestId, found: dict[str, Any] | ErrorData) -> dict[str, Any]:
     if isinstance(found, ErrorData):
         return {"jsonrpc": "2.0", "id": id, "error": found.model_dump(exclude_none=True)}
     return {"jsonrpc": "2.0", "id": id, "result": found}
-
-
-def event(message: object) -> bytes:
-    return f"event: message\r\ndata: {json.dumps(message, separators=(',', ':'))}\r\n\r\n".encode()
