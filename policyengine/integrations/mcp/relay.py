@@ -26,15 +26,16 @@ from policyengine.integrations.mcp.elicitation import (
 )
 from policyengine.integrations.mcp.eras import era_error, has_envelope
 from policyengine.integrations.mcp.methods import CLIENT_NOTIFICATIONS, METHOD_NOT_FOUND
-from policyengine.integrations.mcp.request_tasks import AnswerWait, RequestStart, RequestTasks
+from policyengine.integrations.mcp.request_tasks import AnswerWait, AwaitedRequest, RequestStart, RequestTasks
 from policyengine.integrations.mcp.sdk import PolicyMiddleware, RequestContext
 from policyengine.integrations.mcp.tasks import progress_token
+from policyengine.integrations.mcp.upstream_answers import UPSTREAM_GONE as UPSTREAM_GONE
 from policyengine.integrations.mcp.upstream_messages import CANCELLED, UpstreamMessages, UpstreamRefusal
 from policyengine.plurals import format_seconds
 
 try:
     from mcp.shared.exceptions import MCPError
-    from mcp.shared.message import ClientMessageMetadata, MessageMetadata, ServerMessageMetadata, SessionMessage
+    from mcp.shared.message import MessageMetadata, ServerMessageMetadata, SessionMessage
     from mcp_types import (
         INTERNAL_ERROR,
         INVALID_REQUEST,
@@ -48,7 +49,6 @@ try:
 except ImportError as error:
     raise ImportError(f"the `mcp` SDK is not installed; {install_command('mcp')}") from error
 
-UPSTREAM_GONE = "the upstream server has ended, or cannot be reached"
 CANCEL_SECONDS = 1.0  # maximum seconds to notify the client that a question is no longer open
 MAX_REQUESTS = 200  # of a session in progress; a connection that its client closes does not end its request
 CANCEL_CALL_SECONDS = 0.2  # maximum seconds to notify the server that a call is no longer open
@@ -242,7 +242,7 @@ class Relay:
         waiting = self._waiting[request.id] = UpstreamRequest(progress_token(request.params))
         try:
             with anyio.move_on_after(self._limit) as sending:
-                await self._up(request)
+                await self._up(request, start)
             start.started()
             in_time = not sending.cancelled_caught and await waiting.done.wait(self._limit)
             return await self._answered(request, waiting, in_time)
@@ -270,13 +270,13 @@ class Relay:
                     INTERNAL_ERROR, f"the upstream server did not answer within {format_seconds(self._limit)}"
                 )
 
-    async def _up(self, message: Any) -> None:
+    async def _up(self, message: Any, start: RequestStart | None = None) -> None:
         """Send a message upstream, without headers or tokens of the client. Raises MCPError if a request cannot be
         sent; other messages are then dropped.
         """
         headers = {} if self._version is None else {"mcp-protocol-version": self._version}
         try:
-            await self._to_upstream.send(SessionMessage(message, ClientMessageMetadata(headers=headers)))
+            await self._to_upstream.send(SessionMessage(message, AwaitedRequest(headers=headers, start=start)))
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             self._down = True
             if isinstance(message, JSONRPCRequest):

@@ -12,8 +12,10 @@ import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from policyengine.install_hints import install_command
+from policyengine.integrations.mcp.http_session import HttpSession
 from policyengine.integrations.mcp.legacy_bridge import LegacyBridge
 from policyengine.integrations.mcp.line_streams import LineWriter
+from policyengine.integrations.mcp.request_tasks import AwaitedRequest
 from policyengine.integrations.mcp.upstream import describe_error, pump_messages
 from policyengine.integrations.mcp.upstream_eras import ModernUpstream, UpstreamEras
 
@@ -31,15 +33,20 @@ _LOG = logging.getLogger("policyengine")
 @dataclass(eq=False)
 class SessionPort:
     """The way from the relay to the upstream end of its session. Messages go through streams of this process until the
-    session with a server over pipes has begun, and from then on directly: to the writer, and back to `pass_on`."""
+    session with the server has begun, and from then on directly: to the writer, and back to `pass_on`."""
 
     stream: MemoryObjectSendStream[SessionMessage]
-    writer: LineWriter | None = None
+    writer: LineWriter | HttpSession | None = None
     pass_on: Callable[[Any], Awaitable[None]] | None = None
 
     async def send(self, item: SessionMessage, /) -> None:
-        """Send a message. Raises BrokenResourceError."""
-        await (self.stream if self.writer is None else self.writer).send(item)
+        """Send a message. Over HTTP, the task that waits for an answer also reads it, so this returns after it. Raises
+        BrokenResourceError."""
+        writer = self.writer
+        if type(writer) is HttpSession and type(item.metadata) is AwaitedRequest and item.metadata.start is not None:
+            item.metadata.start.started()
+            return await writer.exchange(item)
+        await (self.stream if writer is None else writer).send(item)
 
 
 async def connect_session(eras: UpstreamEras, outgoing: Outgoing, incoming: Incoming, port: SessionPort) -> None:
@@ -75,7 +82,7 @@ async def begin_session(
                 return modern
         if answer is not None:
             await incoming.send(answer)
-        if isinstance(to_upstream, LineWriter):
+        if isinstance(to_upstream, LineWriter | HttpSession):
             group.start_soon(pump_until_empty, outgoing, to_upstream, port)
             await pump_lines(upstream, incoming, port)
         else:
@@ -85,7 +92,7 @@ async def begin_session(
     return None
 
 
-async def pump_until_empty(outgoing: Outgoing, writer: LineWriter, port: SessionPort) -> None:
+async def pump_until_empty(outgoing: Outgoing, writer: LineWriter | HttpSession, port: SessionPort) -> None:
     """Pass on the messages that wait; the next ones go directly to the writer, because none is before them."""
     with suppress(anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError, anyio.WouldBlock):
         while True:
@@ -104,6 +111,8 @@ async def pump_lines(upstream: Any, incoming: Incoming, port: SessionPort) -> No
             if not is_direct or port.pass_on is None:
                 await incoming.send(item)
             elif isinstance(item, SessionMessage):
+                if isinstance(upstream, HttpSession):
+                    upstream.pass_on = port.pass_on
                 await port.pass_on(item.message)
 
 
