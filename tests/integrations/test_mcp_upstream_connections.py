@@ -12,7 +12,7 @@ import pytest
 
 from policyengine.integrations.mcp import upstream_connections
 from policyengine.integrations.mcp.event_stream import EventParser, EventStreamError
-from policyengine.integrations.mcp.upstream_answers import read_body
+from policyengine.integrations.mcp.upstream_answers import read_content
 from policyengine.integrations.mcp.upstream_connections import (
     MAX_UNREAD_BYTES,
     UpstreamConnection,
@@ -45,7 +45,7 @@ async def get(connections: UpstreamConnections) -> tuple[int, bytes]:
     connection = await connections.take()
     try:
         head = await connection.request(b"GET", b"/mcp", [(b"host", b"x")])
-        return head.status, await read_body(connection, MOST)
+        return head.status, await read_content(connection, MOST)
     finally:
         connections.give_back(connection)
 
@@ -198,7 +198,8 @@ def test_a_stream_that_ends_after_its_answer_gives_its_connection_back() -> None
             connection = await connections.take()
             await connection.request(b"GET", b"/mcp", [(b"host", b"x")])
             assert await connection.receive() == b"answer"
-            connections.give_back_at_end(connection)
+            connection.expect_end()
+            connections.give_back(connection)
             ends.set()
             while not connections._idle:
                 await asyncio.sleep(0.001)
@@ -223,7 +224,8 @@ def test_attack_stream_that_goes_on_after_its_answer(sends_more: bool, monkeypat
         connection = await connections.take()
         await connection.request(b"GET", b"/mcp", [(b"host", b"x")])
         await connection.receive()
-        connections.give_back_at_end(connection)
+        connection.expect_end()
+        connections.give_back(connection)
         await behind.heard[0].is_left()
         assert not connections._idle
         assert not connections._finishing
@@ -292,6 +294,61 @@ def test_the_next_address_of_a_host_is_used_if_the_first_does_not_answer() -> No
     run(writing(MEASURED), work)
 
 
+@pytest.mark.parametrize("ends", ["read", "left", "streamed"])
+def test_connections_are_bounded_and_an_exchange_waits_for_its_place(ends: str) -> None:
+    async def script(request: HeardRequest) -> None:
+        await request.begin_stream()
+        await request.chunk(b"answer")
+        if ends == "read":
+            await request.end_stream()
+
+    async def work(behind: ScriptedHttp, _: UpstreamConnections) -> None:
+        connections = UpstreamConnections(UpstreamEndpoint.of(behind.url, {}, {}), 2)
+        used = [await connections.take() for _ in range(2)]
+        for connection in used:
+            await connection.request(b"GET", b"/mcp", [(b"host", b"x")])
+        waiting = asyncio.ensure_future(connections.take())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        if ends == "read":
+            await read_content(used[0], MOST)
+        elif ends == "streamed":
+            await used[0].receive()
+            used[0].expect_end()
+        connections.give_back(used[0])
+        if ends == "streamed":
+            await asyncio.sleep(0)
+            assert not waiting.done()  # the connection is open until the stream ends
+            await behind.heard[0].end_stream()
+        assert (await waiting is used[0]) == (ends != "left")
+        waiting = asyncio.ensure_future(connections.take())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        connections.give_back(used[1])
+        await (await connections.take()).request(b"GET", b"/mcp", [(b"host", b"x")])
+        assert connections._places is not None
+        assert connections._places.locked()
+        connections.close()
+
+    run(script, work)
+
+
+def test_an_exchange_that_finds_no_place_in_time_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work(behind: ScriptedHttp, _: UpstreamConnections) -> None:
+        refused = UpstreamConnections(UpstreamEndpoint.of("http://127.0.0.1:9/", {}, {}), 1)
+        for _ in range(2):  # a connection that could not be opened takes no place
+            with pytest.raises(UpstreamConnectionError, match="Connect"):
+                await refused.take()
+        connections = UpstreamConnections(UpstreamEndpoint.of(behind.url, {}, {}), 1)
+        used = await connections.take()
+        monkeypatch.setattr(upstream_connections, "CONNECT_SECONDS", 0.01)
+        with pytest.raises(UpstreamConnectionError, match="all 1 connections are in use"):
+            await connections.take()
+        connections.give_back(used)
+
+    run(writing(MEASURED), work)
+
+
 def test_closed_connections_keep_nothing_open() -> None:
     async def work(behind: ScriptedHttp, connections: UpstreamConnections) -> None:
         used = await connections.take()
@@ -299,7 +356,7 @@ def test_closed_connections_keep_nothing_open() -> None:
         connections.close()
         await behind.heard[0].is_left()
         await used.request(b"GET", b"/mcp", [(b"host", b"x")])
-        await read_body(used, MOST)
+        await read_content(used, MOST)
         connections.give_back(used)
         await behind.heard[1].is_left()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Iterator
+from collections.abc import Iterator
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 MAX_EVENT_ID_BYTES = 4096
@@ -83,12 +83,3 @@ class EventParser:
                 self._id = value
             case b"retry" if value.isdigit() and len(value) <= MAX_RETRY_DIGITS:
                 self.retry = int(value) / 1000
-
-
-async def read_event_data(parts: AsyncIterable[bytes], limit: int, *, is_endless: bool) -> AsyncIterator[bytes]:
-    """Yield the data of each message event. `limit` is the number of bytes of the whole stream or, if it is endless, of
-    what follows one event. Raises EventStreamError."""
-    parser = EventParser(limit, is_endless=is_endless)
-    async for part in parts:
-        for data in parser.feed(part):
-            yield data

@@ -22,8 +22,8 @@ from policyengine.integrations.mcp.session_answers import (
     error_answer,
     is_temporary,
     match_answer,
+    parse_answer,
     parse_error,
-    parse_message,
     parse_signal,
     retry_seconds,
     same_id,
@@ -36,7 +36,7 @@ from policyengine.integrations.mcp.upstream_answers import (
     AnswerError,
     check_status,
     no_answer,
-    read_body,
+    read_content,
     read_kind,
 )
 from policyengine.integrations.mcp.upstream_connections import (
@@ -85,9 +85,11 @@ class SessionPost:
 
 class HttpSession:
     """Both ends of a session, as `receive` and `send`. `pass_on` takes the messages of the server in place of `receive`
-    if it is set. The clients' headers and tokens do not reach the server."""
+    if it is set. The clients' headers and tokens do not reach the server. `is_forgotten` says that the server has
+    answered a request with 404, which means that it does not know the session."""
 
     pass_on: PassOn | None = None
+    is_forgotten = False
 
     def __init__(self, target: str, headers: Mapping[str, str], limit: float, most: int) -> None:
         self._headers = SessionHeaders(target, headers)
@@ -184,7 +186,7 @@ class HttpSession:
                 self._end()
             if read_kind(head) != EVENT_STREAM:
                 with suppress(AnswerError):
-                    await read_body(connection, MAX_IGNORED_BYTES)
+                    await read_content(connection, MAX_IGNORED_BYTES)
         except AnswerError:
             pass  # compressed: it is not read
         finally:
@@ -216,6 +218,7 @@ class HttpSession:
             answer = error_answer(request.id, str(error))
         except SessionEndedError:
             answer, is_over = error_answer(request.id, SESSION_ENDED, INVALID_REQUEST), True
+            self.is_forgotten = True
         except UpstreamConnectionError as error:
             _LOG.error("the upstream server cannot be reached: %s", error)
             answer, is_over = error_answer(request.id, UPSTREAM_GONE), request.method == "initialize"
@@ -232,7 +235,6 @@ class HttpSession:
         except (ValueError, TypeError):
             raise AnswerError("the request has a number that JSON cannot represent") from None
         connection = post.connection = await self._connections.take()
-        has_answer = False
         try:
             head = await connection.request(b"POST", self._target, self._headers.of_post(body), body)
             kind = read_kind(head)
@@ -242,12 +244,8 @@ class HttpSession:
                 return await self._read_json(request, connection, head, kind)
             events = EventParser(self._most)
             answer = await self._read_events(request.id, connection, events)
-            has_answer = answer is not None
         finally:
-            if has_answer:
-                self._connections.give_back_at_end(connection)
-            else:
-                self._connections.give_back(connection)
+            self._connections.give_back(connection)
         return await self._resume(request, events) if answer is None else answer
 
     async def _read_json(
@@ -256,9 +254,9 @@ class HttpSession:
         status = head.status
         self._note_redirect(head)
         check_status(status)
-        content = await read_body(connection, self._most)
+        content = await read_content(connection, self._most)
         if status == 200 and kind == JSON:
-            return match_answer(parse_message(content), request.id)
+            return match_answer(parse_answer(content), request.id)
         answer = parse_error(content) if kind == JSON and status >= 400 else None
         is_own = answer is not None and same_id(answer.id, request.id)
         if status == 404 and self._has_session and not is_own:
@@ -286,11 +284,12 @@ class HttpSession:
         try:
             while part := await connection.receive():
                 for data in events.feed(part):
-                    message = parse_message(data) if id is not None else parse_signal(data)
+                    message = parse_answer(data) if id is not None else parse_signal(data)
                     if isinstance(message, JSONRPCRequest | JSONRPCNotification):
                         async with self._order:  # of several streams, because each message is decided
                             await self._take(message)
                     elif id is not None and message is not None:
+                        connection.expect_end()
                         return match_answer(message, id)
         except UpstreamConnectionError as error:
             _LOG.debug("a stream of the upstream server was interrupted: %s", error)

@@ -138,6 +138,11 @@ class LegacySession:
         self._scope.cancel()
 
     @property
+    def is_forgotten(self) -> bool:
+        """Whether the server said that it does not know the session."""
+        return isinstance(self._writer, HttpSession) and self._writer.is_forgotten
+
+    @property
     def server_capabilities(self) -> Mapping[str, Any]:
         found = self.info.get("capabilities")
         return found if isinstance(found, Mapping) else {}

@@ -29,7 +29,7 @@ class SessionEndedError(Exception):
     """The error for a request in a session that the server no longer knows."""
 
 
-def parse_message(content: bytes) -> JSONRPCMessage:
+def parse_answer(content: bytes) -> JSONRPCMessage:
     """Raises AnswerError."""
     try:
         return parse_message_line(content)

@@ -1,4 +1,4 @@
-"""What the HTTP answers of upstream servers have in common, whatever version of MCP they speak: status, type, size."""
+"""HTTP answers of upstream servers, whatever version of MCP they speak: their status, type and size."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def read_kind(head: AnswerHead) -> bytes:
     return kind
 
 
-async def read_body(connection: UpstreamConnection, most: int) -> bytes:
+async def read_content(connection: UpstreamConnection, most: int) -> bytes:
     """Return the rest of an answer. Raises AnswerError and UpstreamConnectionError."""
     parts: list[bytes] = []
     size = 0

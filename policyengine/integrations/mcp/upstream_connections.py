@@ -78,6 +78,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._unread = 0
         self._is_paused = self._is_ended = self._is_end_parsed = False
         self._finishing: UpstreamConnections | None = None
+        self.expects_end = False
         self.expires = 0.0
 
     # ── Events of the connection ──────────────────────────────────────────────────────────────
@@ -192,25 +193,30 @@ class UpstreamConnection(asyncio.Protocol):
         parser = self._parser
         if parser.our_state is not h11.DONE or parser.their_state is not h11.DONE or self._is_ended:
             return False
-        if parser.trailing_data[0]:  # nobody asked for it
+        if parser.trailing_data[0]:  # it answers no request
             return False
         parser.start_next_cycle()
         self._go_on_reading()
         return True
 
-    def expects_end(self) -> bool:
-        """Return whether only the end of the answer is missing. Raises UpstreamConnectionError for anything else."""
+    def expect_end(self) -> None:
+        """State that the answer has arrived on a stream, which has to end now."""
+        self.expects_end = True
+
+    def is_at_end(self) -> bool:
+        """Return whether the answer has ended. Raises UpstreamConnectionError for anything else than its end."""
         while self._parser.their_state is h11.SEND_BODY:
             event = self._parse()
             if event is h11.NEED_DATA:
-                return True
+                return False
             if type(event) is not h11.EndOfMessage:
                 raise UpstreamConnectionError("the server sends more than its answer")
-        return False
+        return True
 
-    def end_for(self, connections: UpstreamConnections | None) -> None:
-        """Tell these connections about further data; None ends that."""
+    def tell_end(self, connections: UpstreamConnections | None) -> None:
+        """Let these connections finish the exchange when more data arrives; None ends that."""
         self._finishing = connections
+        self.expects_end = connections is not None
 
     def abort(self) -> None:
         if self._transport is not None:
@@ -218,16 +224,19 @@ class UpstreamConnection(asyncio.Protocol):
 
 
 class UpstreamConnections:
-    """The connections of one caller to an endpoint. Further ones are opened if all are in use."""
+    """Connections to an endpoint. Further ones are opened if all are in use, at most `most` if that is set; then an
+    exchange waits."""
 
-    def __init__(self, endpoint: UpstreamEndpoint) -> None:
-        self._endpoint = endpoint
+    def __init__(self, endpoint: UpstreamEndpoint, most: int | None = None) -> None:
+        self._endpoint, self._most = endpoint, most
+        self._places = None if most is None else asyncio.Semaphore(most)
         self._idle: list[UpstreamConnection] = []
         self._finishing: dict[UpstreamConnection, asyncio.TimerHandle] = {}
         self._is_closed = False
 
     async def take(self) -> UpstreamConnection:
         """Return a connection for one exchange. Raises UpstreamConnectionError."""
+        await self._take_place()
         now = asyncio.get_running_loop().time()
         while self._idle:
             connection = self._idle.pop()
@@ -237,13 +246,35 @@ class UpstreamConnections:
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 return await connect(self._endpoint)
-        except TimeoutError:
-            raise UpstreamConnectionError(f"no connection within {CONNECT_SECONDS:g} seconds") from None
-        except (OSError, UnicodeError) as error:
-            raise UpstreamConnectionError(str(error) or type(error).__name__) from None
+        except BaseException as error:
+            self._leave_place()
+            if isinstance(error, TimeoutError):
+                raise UpstreamConnectionError(f"no connection within {CONNECT_SECONDS:g} seconds") from None
+            if isinstance(error, OSError | UnicodeError):
+                raise UpstreamConnectionError(str(error) or type(error).__name__) from None
+            raise
+
+    async def _take_place(self) -> None:
+        if self._places is not None:
+            try:
+                async with asyncio.timeout(CONNECT_SECONDS):
+                    await self._places.acquire()
+            except TimeoutError:
+                raise UpstreamConnectionError(f"all {self._most} connections are in use") from None
+
+    def _leave_place(self) -> None:
+        if self._places is not None:
+            self._places.release()
 
     def give_back(self, connection: UpstreamConnection) -> None:
-        """End an exchange. The connection is used again if the answer was read, and ends otherwise."""
+        """End an exchange. The connection is used again if the answer was read, or if only the end of the answer is
+        missing and arrives now. It ends otherwise."""
+        if connection.expects_end:
+            timer = asyncio.get_running_loop().call_later(FINISH_SECONDS, self._drop, connection)
+            self._finishing[connection] = timer
+            connection.tell_end(self)
+            return self.finish(connection)
+        self._leave_place()
         if not connection.finish_exchange() or self._is_closed:
             return connection.abort()
         now = asyncio.get_running_loop().time()
@@ -252,26 +283,21 @@ class UpstreamConnections:
             self._idle.pop(0).abort()
         self._idle.append(connection)
 
-    def give_back_at_end(self, connection: UpstreamConnection) -> None:
-        """End an exchange whose answer has arrived on a stream: the connection is used again if the stream ends now."""
-        timer = asyncio.get_running_loop().call_later(FINISH_SECONDS, self._drop, connection)
-        self._finishing[connection] = timer
-        connection.end_for(self)
-        self.finish(connection)
-
     def finish(self, connection: UpstreamConnection) -> None:
+        """Give a connection back for good if its answer has ended, or if something else has arrived."""
         try:
-            if connection.expects_end():
+            if not connection.is_at_end():
                 return
         except UpstreamConnectionError:
             return self._drop(connection)
         self._finishing.pop(connection).cancel()
-        connection.end_for(None)
+        connection.tell_end(None)
         self.give_back(connection)
 
     def _drop(self, connection: UpstreamConnection) -> None:
         self._finishing.pop(connection).cancel()
-        connection.end_for(None)
+        connection.tell_end(None)
+        self._leave_place()
         connection.abort()
 
     def close(self) -> None:
