@@ -17,9 +17,9 @@ from mcp_types.jsonrpc import jsonrpc_message_adapter
 
 from policyengine.integrations.mcp import http_session, session_answers
 from policyengine.integrations.mcp.http_session import SESSION_ENDED, HttpSession
+from policyengine.integrations.mcp.relay import UPSTREAM_GONE
 from policyengine.integrations.mcp.request_tasks import AwaitedRequest, RequestStart
 from policyengine.integrations.mcp.session_upstream import SessionPort
-from policyengine.integrations.mcp.upstream_answers import UPSTREAM_GONE
 from tests.integrations.scripted_http import PLAIN, STREAM, HeardRequest, Script, ScriptedHttp, scripted
 
 MOST = 20_000
@@ -670,7 +670,9 @@ def test_the_task_that_waits_for_an_answer_reads_it() -> None:
             start = RequestStart()
             sink, unread = anyio.create_memory_object_stream[SessionMessage]()
             request = jsonrpc_message_adapter.validate_python(CALL)
-            await SessionPort(sink, test.session).send(SessionMessage(request, AwaitedRequest(headers={}, start=start)))
+            await SessionPort(sink, session=test.session).send(
+                SessionMessage(request, AwaitedRequest(headers={}, start=start))
+            )
             await start.wait()
             assert passed == [(asyncio.current_task(), 7)]
             sink.close()

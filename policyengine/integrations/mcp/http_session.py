@@ -15,6 +15,7 @@ import anyio
 from policyengine.install_hints import install_command
 from policyengine.integrations.mcp.event_stream import EventParser, EventStreamError
 from policyengine.integrations.mcp.line_streams import encode_message
+from policyengine.integrations.mcp.relay import UPSTREAM_GONE
 from policyengine.integrations.mcp.request_tasks import RequestTasks
 from policyengine.integrations.mcp.session_answers import (
     Answer,
@@ -32,7 +33,6 @@ from policyengine.integrations.mcp.session_headers import SessionHeaders
 from policyengine.integrations.mcp.upstream_answers import (
     EVENT_STREAM,
     JSON,
-    UPSTREAM_GONE,
     AnswerError,
     check_status,
     no_answer,
@@ -98,7 +98,7 @@ class HttpSession:
         self._connections = UpstreamConnections(self._headers.endpoint)
         self._tasks = RequestTasks()
         self._posts: dict[RequestId, SessionPost] = {}
-        self._inbox, self._messages = anyio.create_memory_object_stream[SessionMessage | Exception]()
+        self._inbox, self._messages = anyio.create_memory_object_stream[SessionMessage]()
         self._order = anyio.Lock(fast_acquire=True)
         self._is_over = self._is_listening = self._has_redirected = False
 
@@ -370,7 +370,7 @@ class HttpSession:
         with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
             await self._inbox.send(SessionMessage(message))
 
-    async def receive(self) -> SessionMessage | Exception:
+    async def receive(self) -> SessionMessage:
         """Return the next message of the server. Raises EndOfStream."""
         try:
             return await self._messages.receive()

@@ -14,13 +14,13 @@ from policyengine.install_hints import install_command
 from policyengine.integrations.mcp.caller_places import CallerPlaces
 from policyengine.integrations.mcp.eras import MODERN_VERSION
 from policyengine.integrations.mcp.event_stream import EventParser, EventStreamError
+from policyengine.integrations.mcp.relay import UPSTREAM_GONE
 from policyengine.integrations.mcp.tasks import TASK_METHODS
 from policyengine.integrations.mcp.tool_headers import ToolHeaders
 from policyengine.integrations.mcp.upstream import CONNECT_SECONDS, MAX_ANSWER_BYTES, McpUpstream
 from policyengine.integrations.mcp.upstream_answers import (
     EVENT_STREAM,
     JSON,
-    UPSTREAM_GONE,
     AnswerError,
     check_status,
     no_answer,

@@ -29,7 +29,6 @@ from policyengine.integrations.mcp.methods import CLIENT_NOTIFICATIONS, METHOD_N
 from policyengine.integrations.mcp.request_tasks import AnswerWait, AwaitedRequest, RequestStart, RequestTasks
 from policyengine.integrations.mcp.sdk import PolicyMiddleware, RequestContext
 from policyengine.integrations.mcp.tasks import progress_token
-from policyengine.integrations.mcp.upstream_answers import UPSTREAM_GONE as UPSTREAM_GONE
 from policyengine.integrations.mcp.upstream_messages import CANCELLED, UpstreamMessages, UpstreamRefusal
 from policyengine.plurals import format_seconds
 
@@ -49,6 +48,7 @@ try:
 except ImportError as error:
     raise ImportError(f"the `mcp` SDK is not installed; {install_command('mcp')}") from error
 
+UPSTREAM_GONE = "the upstream server has ended, or cannot be reached"
 CANCEL_SECONDS = 1.0  # maximum seconds to notify the client that a question is no longer open
 MAX_REQUESTS = 200  # of a session in progress; a connection that its client closes does not end its request
 CANCEL_CALL_SECONDS = 0.2  # maximum seconds to notify the server that a call is no longer open

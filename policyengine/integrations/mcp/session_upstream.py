@@ -33,20 +33,24 @@ _LOG = logging.getLogger("policyengine")
 @dataclass(eq=False)
 class SessionPort:
     """The way from the relay to the upstream end of its session. Messages go through streams of this process until the
-    session with the server has begun, and from then on directly: to the writer, and back to `pass_on`."""
+    session with the server has begun, and from then on directly: to the writer of a server over pipes, or to the HTTP
+    session, and back to `pass_on`."""
 
     stream: MemoryObjectSendStream[SessionMessage]
-    writer: LineWriter | HttpSession | None = None
+    writer: LineWriter | None = None
     pass_on: Callable[[Any], Awaitable[None]] | None = None
+    session: HttpSession | None = None
 
     async def send(self, item: SessionMessage, /) -> None:
-        """Send a message. Over HTTP, the task that waits for an answer also reads it, so this returns after it. Raises
+        """Send a message. Over HTTP, a task that waits for an answer also reads it, so this returns after it. Raises
         BrokenResourceError."""
-        writer = self.writer
-        if type(writer) is HttpSession and type(item.metadata) is AwaitedRequest and item.metadata.start is not None:
-            item.metadata.start.started()
-            return await writer.exchange(item)
-        await (self.stream if writer is None else writer).send(item)
+        if self.session is not None:
+            start = item.metadata.start if isinstance(item.metadata, AwaitedRequest) else None
+            if start is None:
+                return await self.session.send(item)
+            start.started()
+            return await self.session.exchange(item)
+        await (self.stream if self.writer is None else self.writer).send(item)
 
 
 async def connect_session(eras: UpstreamEras, outgoing: Outgoing, incoming: Incoming, port: SessionPort) -> None:
@@ -63,7 +67,7 @@ async def connect_session(eras: UpstreamEras, outgoing: Outgoing, incoming: Inco
         except Exception as error:
             _LOG.error("the upstream session failed: %s", describe_error(error))
         finally:
-            port.writer = None
+            port.writer = port.session = None
 
 
 async def begin_session(
@@ -82,9 +86,12 @@ async def begin_session(
                 return modern
         if answer is not None:
             await incoming.send(answer)
-        if isinstance(to_upstream, LineWriter | HttpSession):
+        if isinstance(to_upstream, LineWriter):
             group.start_soon(pump_until_empty, outgoing, to_upstream, port)
             await pump_lines(upstream, incoming, port)
+        elif isinstance(to_upstream, HttpSession):
+            group.start_soon(pump_to_session, outgoing, to_upstream, port)
+            await pump_from_session(to_upstream, incoming, port)
         else:
             group.start_soon(pump_messages, outgoing, to_upstream)
             await pump_messages(upstream, incoming)
@@ -92,7 +99,7 @@ async def begin_session(
     return None
 
 
-async def pump_until_empty(outgoing: Outgoing, writer: LineWriter | HttpSession, port: SessionPort) -> None:
+async def pump_until_empty(outgoing: Outgoing, writer: LineWriter, port: SessionPort) -> None:
     """Pass on the messages that wait; the next ones go directly to the writer, because none is before them."""
     with suppress(anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError, anyio.WouldBlock):
         while True:
@@ -111,9 +118,29 @@ async def pump_lines(upstream: Any, incoming: Incoming, port: SessionPort) -> No
             if not is_direct or port.pass_on is None:
                 await incoming.send(item)
             elif isinstance(item, SessionMessage):
-                if isinstance(upstream, HttpSession):
-                    upstream.pass_on = port.pass_on
                 await port.pass_on(item.message)
+
+
+async def pump_to_session(outgoing: Outgoing, session: HttpSession, port: SessionPort) -> None:
+    """Send the messages that wait; the next ones go directly to the session."""
+    with suppress(anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError, anyio.WouldBlock):
+        while True:
+            await session.send(outgoing.receive_nowait())
+    port.session = session
+
+
+async def pump_from_session(session: HttpSession, incoming: Incoming, port: SessionPort) -> None:
+    """Pass on the messages of the server until the session ends. Once the relay has taken all that were sent to it, it
+    gets the next ones directly."""
+    with suppress(anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError):
+        while True:
+            item = await session.receive()
+            if incoming.statistics().tasks_waiting_receive > 0:
+                session.pass_on = port.pass_on
+            if session.pass_on is None:
+                await incoming.send(item)
+            else:
+                await session.pass_on(item.message)
 
 
 async def receive_answer(first: SessionMessage, upstream: Any, incoming: Incoming) -> SessionMessage | Exception | None:

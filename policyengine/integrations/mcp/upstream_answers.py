@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from policyengine.integrations.mcp.upstream_connections import AnswerHead, UpstreamConnection
 
-UPSTREAM_GONE = "the upstream server has ended, or cannot be reached"
 CREDENTIALS_REFUSED = "the upstream server refuses the credentials of the gateway"
 SERVER_FAILED = "the upstream server failed"
 JSON, EVENT_STREAM = b"application/json", b"text/event-stream"
