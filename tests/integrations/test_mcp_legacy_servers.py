@@ -4,6 +4,7 @@ as JSON and as streams."""
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,9 +15,15 @@ import pytest
 from mcp.client.client import Client
 from mcp.server import MCPServer
 from mcp.server.mcpserver import Context
+from mcp.server.streamable_http import EventMessage, EventStore
 from mcp.shared.exceptions import MCPError
 from mcp_types import ElicitResult
+from mcp_types.jsonrpc import JSONRPCMessage
 
+from policyengine.importers import ApiImportError
+from policyengine.importers.mcp_client import list_server_tools
+from policyengine.integrations.mcp import bounded_transport, session_answers
+from policyengine.integrations.mcp.bounded_transport import bounded_streams
 from policyengine.integrations.mcp.gateway import McpGateway
 from policyengine.integrations.mcp.methods import DENIED
 from policyengine.integrations.mcp.sdk import always
@@ -205,5 +212,82 @@ def test_attack_server_that_forgets_every_session_is_not_asked_for_ever() -> Non
             assert not pool._open
             await pool.close()
             group.cancel_scope.cancel()
+
+    asyncio.run(work())
+
+
+class KeptEvents(EventStore):
+    """The events of a server whose streams can be resumed."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, JSONRPCMessage | None]] = []
+        self.replayed: list[str] = []
+
+    async def store_event(self, stream_id: str, message: JSONRPCMessage | None) -> str:
+        self.events.append((stream_id, message))
+        return str(len(self.events))
+
+    async def replay_events_after(self, last_event_id: str, send_callback: Any) -> str | None:
+        self.replayed.append(last_event_id)
+        stream = self.events[int(last_event_id) - 1][0]
+        for number, (id, message) in enumerate(self.events[int(last_event_id) :], int(last_event_id) + 1):
+            if id == stream and message is not None:
+                await send_callback(EventMessage(message, str(number)))
+        return stream
+
+
+def test_an_answer_is_fetched_from_a_server_of_the_sdk_that_ends_its_stream(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_answers, "MIN_RETRY_SECONDS", 0.0)
+    server, events = MCPServer("behind"), KeptEvents()
+
+    @server.tool()
+    async def add(a: int, b: int, ctx: Context) -> int:
+        await ctx.close_sse_stream()
+        await ctx.report_progress(1, 2, "half")
+        return a + b
+
+    async def work() -> None:
+        progress: list[float] = []
+
+        async def note(done: float, total: float | None, message: str | None) -> None:
+            progress.append(done)
+
+        with serving(server.streamable_http_app(event_store=events, retry_interval=1)) as url:
+            async with client_of(watched, f"{url}/mcp") as client:
+                answer: Any = await client.call_tool("add", {"a": 1, "b": 2}, progress_callback=note)
+                assert (answer.content[0].text, progress) == ("3", [1])
+        assert events.replayed
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize(("padding", "headers"), [(0, {}), (30_000, {}), (0, {"content_encoding": "identity, br"})])
+def test_attack_server_that_answers_a_review_without_end(
+    padding: int, headers: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lists of tools are read with the SDK, which would keep the whole answer in memory."""
+    monkeypatch.setattr(bounded_transport, "MAX_ANSWER_BYTES", 20_000)
+
+    async def script(request: HeardRequest) -> None:
+        if request.method == "POST" and request.message.get("method") == "tools/list":
+            listed = json.dumps({"jsonrpc": "2.0", "id": request.id, "result": {"tools": []}}).encode()
+            return await request.answer(200, listed + b" " * padding, **headers)
+        if request.method == "POST" and request.message.get("method") == "server/discover":
+            return await request.answer(400)
+        await session_script()(request)
+
+    def list_tools(upstream: McpUpstream) -> Any:
+        return list_server_tools("behind", lambda: bounded_streams(upstream)).newest
+
+    async def work() -> None:
+        async with scripted(script) as behind:
+            listing = asyncio.to_thread(list_tools, McpUpstream(behind.url, {}, {}, 10.0))
+            if not padding and not headers:
+                assert await listing == []
+                return
+            with pytest.raises(ApiImportError, match="listing the tools failed"):
+                await listing
 
     asyncio.run(work())

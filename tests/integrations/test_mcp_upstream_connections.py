@@ -14,6 +14,7 @@ from policyengine.integrations.mcp import upstream_connections
 from policyengine.integrations.mcp.event_stream import EventParser, EventStreamError
 from policyengine.integrations.mcp.upstream_answers import read_content
 from policyengine.integrations.mcp.upstream_connections import (
+    MAX_ERROR_LENGTH,
     MAX_UNREAD_BYTES,
     UpstreamConnection,
     UpstreamConnectionError,
@@ -26,6 +27,8 @@ from tests.identity.conftest import certificate as certificate
 from tests.integrations.scripted_http import HeardRequest, Script, ScriptedHttp, scripted
 
 MOST = 1_000_000
+CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab\r\n1;x=y\r\nc\r\n0\r\n\r\n"
+MEASURED = b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nabc"
 
 
 def run(script: Script, work: Callable[[ScriptedHttp, UpstreamConnections], Awaitable[Any]]) -> Any:
@@ -64,10 +67,6 @@ def writing(*parts: bytes, hangs_up: bool = False) -> Script:
     return script
 
 
-CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab\r\n1;x=y\r\nc\r\n0\r\n\r\n"
-MEASURED = b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nabc"
-
-
 @pytest.mark.parametrize("answer", [CHUNKED, MEASURED, b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n" + MEASURED])
 @pytest.mark.parametrize("size", [1, 1_000])
 def test_a_connection_is_used_again_after_a_complete_answer(answer: bytes, size: int) -> None:
@@ -104,12 +103,14 @@ def test_a_connection_that_ends_with_its_answer_is_not_used_again(answer: bytes)
         b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\n\r\n",
         b"no answer of HTTP\r\n\r\n",
         b"HTTP/1.1 200 OK\r\n" + b"x: " + b"y" * 100_000,
+        b"HTTP/1.1 103 Early Hints\r\n\r\n" * 50 + MEASURED,
     ],
 )
 def test_an_answer_that_is_cut_off_or_malformed_is_an_error(answer: bytes) -> None:
     async def work(behind: ScriptedHttp, connections: UpstreamConnections) -> None:
-        with pytest.raises(UpstreamConnectionError):
+        with pytest.raises(UpstreamConnectionError) as caught:
             await get(connections)
+        assert len(str(caught.value)) <= MAX_ERROR_LENGTH
 
     run(writing(answer, hangs_up=True), work)
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple, TypeAlias, cast
 
+import anyio
+
 from policyengine.install_hints import install_command
 
 try:
@@ -27,6 +29,9 @@ IDLE_SECONDS = 5.0  # servers close idle connections, too, and a request that me
 FINISH_SECONDS = 1.0  # for the end of a stream whose answer has arrived
 MAX_IDLE = 32
 MAX_HEAD_BYTES = 64 * 1024
+MAX_INTERIM_ANSWERS = 20
+MAX_ERROR_LENGTH = 200  # of what the server sent, in the server log
+CLOSED = "the server closed the connection"
 MAX_UNREAD_BYTES = 64 * 1024  # of an answer; then the server waits
 
 
@@ -123,12 +128,13 @@ class UpstreamConnection(asyncio.Protocol):
     async def request(self, method: bytes, target: bytes, headers: Headers, body: bytes = b"") -> AnswerHead:
         """Send a request, and return the head of its answer. Raises UpstreamConnectionError."""
         self.send(method, target, headers, body)
-        while True:
+        for _ in range(MAX_INTERIM_ANSWERS):
             event = await self._next_event()
             if type(event) is h11.Response:
                 return AnswerHead(event.status_code, list(event.headers))
             if type(event) is not h11.InformationalResponse:
-                raise UpstreamConnectionError("the server closed the connection")
+                raise UpstreamConnectionError(CLOSED)
+        raise UpstreamConnectionError("the server sends interim answers only")
 
     def send(self, method: bytes, target: bytes, headers: Headers, body: bytes) -> None:
         assert self._transport is not None
@@ -152,7 +158,7 @@ class UpstreamConnection(asyncio.Protocol):
             elif type(event) is h11.EndOfMessage:
                 return b""
             else:
-                raise UpstreamConnectionError("the server closed the connection")
+                raise UpstreamConnectionError(CLOSED)
 
     async def _next_event(self) -> object:
         while True:
@@ -174,8 +180,7 @@ class UpstreamConnection(asyncio.Protocol):
                 self._parser.receive_data(b"")
                 event = self._parser.next_event()
         except h11.RemoteProtocolError as error:
-            message = "the server closed the connection" if self._is_end_parsed else str(error)
-            raise UpstreamConnectionError(message) from None
+            raise UpstreamConnectionError(CLOSED if self._is_end_parsed else str(error)[:MAX_ERROR_LENGTH]) from None
         if event is h11.NEED_DATA:
             self._go_on_reading()
         return event
@@ -244,7 +249,7 @@ class UpstreamConnections:
                 return connection
             connection.abort()
         try:
-            async with asyncio.timeout(CONNECT_SECONDS):
+            with anyio.fail_after(CONNECT_SECONDS):
                 return await connect(self._endpoint)
         except BaseException as error:
             self._leave_place()
@@ -257,7 +262,7 @@ class UpstreamConnections:
     async def _take_place(self) -> None:
         if self._places is not None:
             try:
-                async with asyncio.timeout(CONNECT_SECONDS):
+                with anyio.fail_after(CONNECT_SECONDS):
                     await self._places.acquire()
             except TimeoutError:
                 raise UpstreamConnectionError(f"all {self._most} connections are in use") from None
@@ -333,7 +338,7 @@ async def open_socket(addresses: Sequence[tuple[int, tuple[object, ...]]]) -> so
         opened = socket.socket(family, socket.SOCK_STREAM)
         try:
             opened.setblocking(False)
-            async with asyncio.timeout(ADDRESS_SECONDS if number < len(addresses) else None):
+            with anyio.fail_after(ADDRESS_SECONDS if number < len(addresses) else None):
                 await loop.sock_connect(opened, address)
             return opened
         except BaseException as error:
