@@ -137,7 +137,12 @@ def test_an_answer_arrives_as_a_stream_after_the_messages_that_belong_to_it() ->
             assert (await test.receive())["id"] == "q"
             await test.send({"id": "q", "result": {"roots": []}})
             assert (await test.receive())["result"] == {"content": []}
+            while not test.session._connections._idle:  # the stream has ended after its answer
+                await asyncio.sleep(0.001)
             assert test.behind.of("POST")[3].message["result"] == {"roots": []}
+            used = test.behind.of("tools/call")[0].connection
+            await test.call()
+            assert used in {one.connection for one in test.behind.of("tools/call")[1:]}
 
     test: Any = None
     run(work)
@@ -203,6 +208,7 @@ def test_an_answer_that_is_none_is_an_error_of_the_call(status: int, body: bytes
             await test.begin()
             assert words in await test.fail()
             assert "result" in await test.call()  # the session goes on
+            assert len(test.behind.of("GET")) <= 1  # nothing is resumed
 
     run(work)
 
@@ -313,8 +319,8 @@ def test_the_server_sends_messages_by_itself_and_its_stream_is_resumed(monkeypat
             return await request.end_stream()
         if number == 2:
             return await request.hang_up()
-        await request.event({"id": 3, "method": "ping"})
         await request.event({"id": 7, "result": {"forged": True}})
+        await request.event({"id": 3, "method": "ping"})
 
     async def work() -> None:
         nonlocal test
@@ -380,6 +386,33 @@ def test_attack_server_that_ends_its_stream_again_and_again() -> None:
     assert pauses[-1] == session_answers.retry_seconds(1e6, 0) == session_answers.MAX_RETRY_SECONDS
 
 
+def test_pauses_grow_only_while_the_stream_brings_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[int] = []
+
+    def retry_seconds(wanted: float | None, failures: int) -> float:
+        pauses.append(failures)
+        return 0.0
+
+    monkeypatch.setattr(http_session, "retry_seconds", retry_seconds)
+
+    async def get(request: HeardRequest) -> None:
+        await request.begin_stream()
+        if len(test.behind.of("GET")) == 3:
+            await request.event({"method": "notifications/tools/list_changed"})
+        await request.end_stream()
+
+    async def work() -> None:
+        nonlocal test
+        async with session_with(serving(get=get)) as test:
+            await test.begin()
+            await test.receive()
+            await test.behind.until("GET", 6)
+        assert pauses[:5] == [1, 2, 0, 1, 2]
+
+    test: Any = None
+    run(work)
+
+
 def test_attack_event_without_end_of_the_servers_own_messages(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -403,7 +436,7 @@ def test_attack_event_without_end_of_the_servers_own_messages(
 
 def test_messages_of_two_streams_are_passed_on_one_by_one() -> None:
     """Each is decided, so the relay must not begin with the second while it still decides the first."""
-    running = most = 0
+    running = most = written = 0
     passed: list[Any] = []
 
     async def pass_on(message: Any) -> None:
@@ -411,14 +444,18 @@ def test_messages_of_two_streams_are_passed_on_one_by_one() -> None:
         if message.id == "same":
             running += 1
             most = max(most, running)
-            while len(test.behind.of("tools/call")) < 2:
+            while written < 2:
                 await asyncio.sleep(0.001)
+            for _ in range(20):  # the other message arrives meanwhile
+                await asyncio.sleep(0)
             running -= 1
         passed.append(message.id)
 
     async def call(request: HeardRequest) -> None:
+        nonlocal written
         await request.begin_stream()
         await request.event({"id": "same", "method": "roots/list"})
+        written += 1
         await request.event({"id": request.id, "result": {}})
 
     async def work() -> None:
@@ -515,6 +552,21 @@ def test_a_session_that_the_server_no_longer_knows_ends() -> None:
     run(work)
 
 
+def test_a_session_whose_notification_the_server_refuses_with_404_ends() -> None:
+    async def script(request: HeardRequest) -> None:
+        is_signal = request.method == "POST" and "id" not in request.message
+        await (request.answer(404) if is_signal else serving()(request))
+
+    async def work() -> None:
+        async with session_with(script) as test:
+            await test.begin()
+            with pytest.raises(anyio.EndOfStream):
+                await test.session.receive()
+        assert not test.behind.of("GET")
+
+    run(work)
+
+
 def test_a_session_is_ended_at_the_server_even_if_its_task_is_cancelled() -> None:
     async def work() -> None:
         begun = anyio.Event()
@@ -531,6 +583,8 @@ def test_a_session_is_ended_at_the_server_even_if_its_task_is_cancelled() -> Non
                 await begun.wait()
                 group.cancel_scope.cancel()
             assert [one.headers["mcp-session-id"] for one in behind.of("DELETE")] == [SESSION]
+            for one in behind.heard:
+                await one.is_left()
 
     run(work)
 

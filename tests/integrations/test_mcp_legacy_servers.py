@@ -22,7 +22,7 @@ from mcp_types.jsonrpc import JSONRPCMessage
 
 from policyengine.importers import ApiImportError
 from policyengine.importers.mcp_client import list_server_tools
-from policyengine.integrations.mcp import bounded_transport, session_answers
+from policyengine.integrations.mcp import bounded_transport
 from policyengine.integrations.mcp.bounded_transport import bounded_streams
 from policyengine.integrations.mcp.gateway import McpGateway
 from policyengine.integrations.mcp.methods import DENIED
@@ -236,16 +236,14 @@ class KeptEvents(EventStore):
         return stream
 
 
-def test_an_answer_is_fetched_from_a_server_of_the_sdk_that_ends_its_stream(
-    watched: Watched, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(session_answers, "MIN_RETRY_SECONDS", 0.0)
+def test_an_answer_is_fetched_from_a_server_of_the_sdk_that_ends_its_stream(watched: Watched) -> None:
     server, events = MCPServer("behind"), KeptEvents()
 
     @server.tool()
     async def add(a: int, b: int, ctx: Context) -> int:
-        await ctx.close_sse_stream()
         await ctx.report_progress(1, 2, "half")
+        await ctx.close_sse_stream()
+        await ctx.report_progress(2, 2, "done")
         return a + b
 
     async def work() -> None:
@@ -254,10 +252,10 @@ def test_an_answer_is_fetched_from_a_server_of_the_sdk_that_ends_its_stream(
         async def note(done: float, total: float | None, message: str | None) -> None:
             progress.append(done)
 
-        with serving(server.streamable_http_app(event_store=events, retry_interval=1)) as url:
+        with serving(server.streamable_http_app(event_store=events, retry_interval=100)) as url:
             async with client_of(watched, f"{url}/mcp") as client:
                 answer: Any = await client.call_tool("add", {"a": 1, "b": 2}, progress_callback=note)
-                assert (answer.content[0].text, progress) == ("3", [1])
+                assert (answer.content[0].text, progress) == ("3", [1, 2])
         assert events.replayed
 
     asyncio.run(work())
