@@ -34,6 +34,7 @@ from policyengine.integrations.mcp.upstream_answers import (
     EVENT_STREAM,
     JSON,
     AnswerError,
+    RedirectLog,
     check_status,
     no_answer,
     read_content,
@@ -45,7 +46,6 @@ from policyengine.integrations.mcp.upstream_connections import (
     UpstreamConnectionError,
     UpstreamConnections,
 )
-from policyengine.runtime.format_values import format_value
 
 try:
     from mcp.shared.message import SessionMessage
@@ -63,7 +63,6 @@ PassOn: TypeAlias = Callable[[Any], Awaitable[None]]
 CANCELLED, INITIALIZED = "notifications/cancelled", "notifications/initialized"
 MAX_EVENT_BYTES = 1024 * 1024  # of one event of the server's own messages
 MAX_IGNORED_BYTES = 64 * 1024  # of an answer to a notification
-MAX_LOGGED_PLACE = 200
 NOT_ACCEPTABLE, UNAVAILABLE = 406, 503
 MAX_RESUMES = 3  # failures in a row
 END_SECONDS = 1.0  # for the server to hear that the session ends
@@ -100,7 +99,8 @@ class HttpSession:
         self._posts: dict[RequestId, SessionPost] = {}
         self._inbox, self._messages = anyio.create_memory_object_stream[SessionMessage]()
         self._order = anyio.Lock(fast_acquire=True)
-        self._is_over = self._is_listening = self._has_redirected = False
+        self._redirects = RedirectLog()
+        self._is_over = self._is_listening = False
 
     @classmethod
     @asynccontextmanager
@@ -252,7 +252,7 @@ class HttpSession:
         self, request: JSONRPCRequest, connection: UpstreamConnection, head: AnswerHead, kind: bytes
     ) -> Answer:
         status = head.status
-        self._note_redirect(head)
+        self._redirects.note(head)
         check_status(status)
         content = await read_content(connection, self._most)
         if status == 200 and kind == JSON:
@@ -264,17 +264,6 @@ class HttpSession:
         if answer is None:
             raise no_answer(status)
         return JSONRPCError(jsonrpc="2.0", id=request.id, error=answer.error)
-
-    def _note_redirect(self, head: AnswerHead) -> None:
-        """Log where the server redirects, once. No redirect is followed: the gateway sends its credentials to the URL
-        that was configured."""
-        place = head.value(b"location")
-        if 300 <= head.status < 400 and place is not None and not self._has_redirected:
-            self._has_redirected = True
-            _LOG.warning(
-                "the upstream server redirects to %s: use that URL if it is the intended server",
-                format_value(place[:MAX_LOGGED_PLACE].decode("latin-1")),
-            )
 
     async def _read_events(
         self, id: RequestId | None, connection: UpstreamConnection, events: EventParser

@@ -22,6 +22,7 @@ from policyengine.integrations.mcp.upstream_answers import (
     EVENT_STREAM,
     JSON,
     AnswerError,
+    RedirectLog,
     check_status,
     no_answer,
     read_content,
@@ -72,6 +73,7 @@ class HttpUpstream:
         self._subscriptions = UpstreamConnections(self._endpoint, MAX_CONNECTIONS)  # which occupy their connections
         self._ids = count(1)
         self._places = CallerPlaces(MAX_CALLER_REQUESTS, CONNECT_SECONDS) if places is None else places
+        self._redirects = RedirectLog()
         self.tools = ToolHeaders()
 
     async def close(self) -> None:
@@ -129,6 +131,7 @@ class HttpUpstream:
             kind = read_kind(head)
             if kind == EVENT_STREAM and head.status == 200:
                 return await self._read_events(id, call, connection)
+            self._redirects.note(head)
             return await self._read_json(id, connection, head.status, kind)
         finally:
             connections.give_back(connection)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+
 from policyengine.integrations.mcp.upstream_connections import AnswerHead, UpstreamConnection
+from policyengine.runtime.format_values import format_value
 
 CREDENTIALS_REFUSED = "the upstream server refuses the credentials of the gateway"
 SERVER_FAILED = "the upstream server failed"
 JSON, EVENT_STREAM = b"application/json", b"text/event-stream"
+MAX_LOGGED_PLACE = 200
+_LOG = logging.getLogger("policyengine")
 
 
 class AnswerError(Exception):
@@ -48,3 +53,18 @@ def check_status(status: int) -> None:
 def no_answer(status: int) -> AnswerError:
     """Return the error for a status with which no answer of MCP comes; redirects are not followed."""
     return AnswerError(f"the upstream server answered with HTTP {status}, which is no answer of MCP")
+
+
+class RedirectLog:
+    """Logs where the server redirects, once. No redirect is followed: the gateway sends its credentials to the URL that
+    was configured."""
+
+    def __init__(self) -> None:
+        self._is_logged = False
+
+    def note(self, head: AnswerHead) -> None:
+        place = head.value(b"location")
+        if 300 <= head.status < 400 and place is not None and not self._is_logged:
+            self._is_logged = True
+            shown = format_value(place[:MAX_LOGGED_PLACE].decode("latin-1"))
+            _LOG.warning("the upstream server redirects to %s: state that URL if it is the intended server", shown)
