@@ -1,13 +1,18 @@
-"""HTTP connections to a legacy upstream server, whose JSON answers have a limit: the SDK reads them whole."""
+"""HTTP connections of the SDK's client to an upstream server, whose JSON answers have a limit: the SDK reads them
+whole."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
 
 from policyengine.install_hints import install_command
+from policyengine.integrations.mcp.upstream import CONNECT_SECONDS, MAX_ANSWER_BYTES, McpUpstream
 
 try:
     import httpx2
+    from mcp.client.streamable_http import streamable_http_client
 except ImportError as error:
     raise ImportError(f"the `mcp` SDK is not installed; {install_command('mcp')}") from error
 
@@ -52,3 +57,19 @@ class BoundedTransport(httpx2.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         await self._inner.aclose()
+
+
+@asynccontextmanager
+async def bounded_streams(upstream: McpUpstream) -> AsyncIterator[tuple[Any, Any]]:
+    """Connect as the SDK's client does, which speaks every version of MCP."""
+    timeout = httpx2.Timeout(CONNECT_SECONDS, read=upstream.limit)
+    async with (
+        httpx2.AsyncClient(
+            headers=dict(upstream.headers),
+            timeout=timeout,
+            trust_env=False,
+            transport=BoundedTransport(MAX_ANSWER_BYTES),
+        ) as http,
+        streamable_http_client(upstream.target, http_client=http) as streams,
+    ):
+        yield streams

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import logging
 from collections.abc import Mapping
@@ -14,17 +13,31 @@ import anyio
 from policyengine.install_hints import install_command
 from policyengine.integrations.mcp.caller_places import CallerPlaces
 from policyengine.integrations.mcp.eras import MODERN_VERSION
-from policyengine.integrations.mcp.event_stream import EventStreamError, read_event_data
+from policyengine.integrations.mcp.event_stream import EventParser, EventStreamError
 from policyengine.integrations.mcp.relay import UPSTREAM_GONE
 from policyengine.integrations.mcp.tasks import TASK_METHODS
 from policyengine.integrations.mcp.tool_headers import ToolHeaders
-from policyengine.integrations.mcp.upstream import CONNECT_SECONDS, MAX_ANSWER_BYTES, McpUpstream, describe_error
+from policyengine.integrations.mcp.upstream import CONNECT_SECONDS, MAX_ANSWER_BYTES, McpUpstream
+from policyengine.integrations.mcp.upstream_answers import (
+    EVENT_STREAM,
+    JSON,
+    AnswerError,
+    RedirectLog,
+    check_status,
+    no_answer,
+    read_content,
+    read_kind,
+)
 from policyengine.integrations.mcp.upstream_calls import UpstreamCall, read_answer
+from policyengine.integrations.mcp.upstream_connections import (
+    UpstreamConnection,
+    UpstreamConnectionError,
+    UpstreamConnections,
+    UpstreamEndpoint,
+)
 from policyengine.plurals import format_seconds
 
 try:
-    import httpcore2
-    import httpx2
     import pydantic_core
     from mcp.shared.exceptions import MCPError
     from mcp.shared.inbound import (
@@ -41,28 +54,13 @@ except ImportError as error:
 MAX_LISTEN_BYTES = 1024 * 1024  # of one event of a subscription
 MAX_CONNECTIONS = 200
 MAX_CALLER_REQUESTS = 100  # in progress, so that one caller cannot occupy all connections
-MAX_IDLE_CONNECTIONS = 32
-IDLE_SECONDS = 5.0  # servers close idle connections, too, and a request that meets the end of one fails
-CONNECTION_ERRORS = (
-    httpcore2.TimeoutException,
-    httpcore2.NetworkError,
-    httpcore2.ProtocolError,
-    httpcore2.UnsupportedProtocol,
-)
-TIMEOUTS = {"timeout": {"connect": CONNECT_SECONDS, "pool": CONNECT_SECONDS}}
 ENDPOINT_HEADERS = {
     "accept": "application/json, text/event-stream",
     "content-type": "application/json",
     MCP_PROTOCOL_VERSION_HEADER: MODERN_VERSION,
 }
-CREDENTIALS_REFUSED = "the upstream server refuses the credentials of the gateway"
-SERVER_FAILED = "the upstream server failed"
 _ENCODE = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 _LOG = logging.getLogger("policyengine")
-
-
-class AnswerError(Exception):
-    """The error for an answer that is not MCP, or that is too large. The message is for the client."""
 
 
 class HttpUpstream:
@@ -70,30 +68,17 @@ class HttpUpstream:
 
     def __init__(self, upstream: McpUpstream, places: CallerPlaces | None = None) -> None:
         self._upstream = upstream
-        self._url, self._head = endpoint_url(upstream), endpoint_headers(upstream)
-        self._pools: dict[bool, httpcore2.AsyncConnectionPool] = {}
+        self._endpoint = UpstreamEndpoint.of(upstream.target, upstream.headers, ENDPOINT_HEADERS)
+        self._connections = UpstreamConnections(self._endpoint, MAX_CONNECTIONS)
+        self._subscriptions = UpstreamConnections(self._endpoint, MAX_CONNECTIONS)  # which occupy their connections
         self._ids = count(1)
         self._places = CallerPlaces(MAX_CALLER_REQUESTS, CONNECT_SECONDS) if places is None else places
+        self._redirects = RedirectLog()
         self.tools = ToolHeaders()
 
     async def close(self) -> None:
-        for pool in self._pools.values():
-            await pool.aclose()
-        self._pools.clear()
-
-    def _pool(self, call: UpstreamCall) -> httpcore2.AsyncConnectionPool:
-        """Return the pool for a request: subscriptions occupy their connections, so they have a pool of their own. A
-        pool keeps no cookies, which the server would get back with requests of other callers."""
-        pool = self._pools.get(call.is_open_ended)
-        if pool is None:
-            tls = httpx2.create_ssl_context(trust_env=False) if self._url.scheme == b"https" else None
-            pool = self._pools[call.is_open_ended] = httpcore2.AsyncConnectionPool(
-                tls,
-                max_connections=MAX_CONNECTIONS,
-                max_keepalive_connections=MAX_IDLE_CONNECTIONS,
-                keepalive_expiry=IDLE_SECONDS,
-            )
-        return pool
+        self._connections.close()
+        self._subscriptions.close()
 
     async def exchange(self, call: UpstreamCall) -> dict[str, Any]:
         """Send a request and return its result. Raises MCPError."""
@@ -127,8 +112,8 @@ class HttpUpstream:
                 result = await self._post(id, call, body)
             except (AnswerError, EventStreamError) as error:
                 raise MCPError(INTERNAL_ERROR, str(error)) from None
-            except CONNECTION_ERRORS as error:
-                _LOG.error("the upstream server cannot be reached: %s", describe_error(error))
+            except UpstreamConnectionError as error:
+                _LOG.error("the upstream server cannot be reached: %s", error)
                 raise MCPError(INTERNAL_ERROR, UPSTREAM_GONE) from None
             if call.method == "tools/list":
                 self.tools.learn(result)
@@ -138,16 +123,18 @@ class HttpUpstream:
 
     async def _post(self, id: int, call: UpstreamCall, body: bytes) -> dict[str, Any]:
         length = (b"content-length", b"%d" % len(body))
-        headers = [*self._head, length, *self._call_headers(call)]
-        request = httpcore2.Request(b"POST", self._url, headers=headers, content=body, extensions=TIMEOUTS)
-        response = await self._pool(call).handle_async_request(request)
+        headers = [*self._endpoint.head, length, *self._call_headers(call)]
+        connections = self._subscriptions if call.is_open_ended else self._connections
+        connection = await connections.take()
         try:
-            kind = read_kind(response)
-            if kind == b"text/event-stream" and response.status == 200:
-                return await self._read_events(id, call, response)
-            return await self._read_json(id, response, kind)
+            head = await connection.request(b"POST", self._endpoint.target, headers, body)
+            kind = read_kind(head)
+            if kind == EVENT_STREAM and head.status == 200:
+                return await self._read_events(id, call, connection)
+            self._redirects.note(head)
+            return await self._read_json(id, connection, head.status, kind)
         finally:
-            await response.aclose()  # the pool shields this from cancellation
+            connections.give_back(connection)
 
     def _call_headers(self, call: UpstreamCall) -> list[tuple[bytes, bytes]]:
         headers = [(MCP_METHOD_HEADER.encode(), encode_header_value(call.method).encode())]
@@ -160,64 +147,30 @@ class HttpUpstream:
             ]
         return headers
 
-    async def _read_json(self, id: int, response: httpcore2.Response, kind: bytes) -> dict[str, Any]:
-        parts, size = [], 0
-        async for part in response.aiter_stream():
-            size += len(part)
-            if size > MAX_ANSWER_BYTES:
-                raise AnswerError("the answer of the upstream server is too large")
-            parts.append(part)
-        status = response.status
-        if status in (401, 403):
-            raise AnswerError(f"{CREDENTIALS_REFUSED} (HTTP {status})")
-        if status == 429 or status >= 500:
-            raise AnswerError(f"{SERVER_FAILED}: HTTP {status}")
-        if kind == b"application/json" and (parts or status == 200):
-            answer = parse_object(b"".join(parts))
+    async def _read_json(self, id: int, connection: UpstreamConnection, status: int, kind: bytes) -> dict[str, Any]:
+        check_status(status)
+        content = await read_content(connection, MAX_ANSWER_BYTES)
+        if kind == JSON and (content or status == 200):
+            answer = parse_object(content)
             if status == 200 or isinstance(answer.get("error"), Mapping):
                 return read_answer(answer, id)
-        raise AnswerError(f"the upstream server answered with HTTP {status}, which is no answer of MCP")
+        raise no_answer(status)
 
-    async def _read_events(self, id: int, call: UpstreamCall, response: httpcore2.Response) -> dict[str, Any]:
+    async def _read_events(self, id: int, call: UpstreamCall, connection: UpstreamConnection) -> dict[str, Any]:
         limit = MAX_LISTEN_BYTES if call.is_open_ended else MAX_ANSWER_BYTES
-        async for data in read_event_data(response.aiter_stream(), limit, is_endless=call.is_open_ended):
-            message = parse_object(data)
-            method, params = message.get("method"), message.get("params")
-            if method is None:
-                return read_answer(message, id)
-            if isinstance(method, str) and "id" not in message:
-                translated = call.translate(id, method, params if isinstance(params, dict) else {})
-                if translated is not None:
-                    await call.notify(method, translated)
+        events = EventParser(limit, is_endless=call.is_open_ended)
+        while part := await connection.receive():
+            for data in events.feed(part):
+                message = parse_object(data)
+                method, params = message.get("method"), message.get("params")
+                if method is None:
+                    connection.expect_end()
+                    return read_answer(message, id)
+                if isinstance(method, str) and "id" not in message:
+                    translated = call.translate(id, method, params if isinstance(params, dict) else {})
+                    if translated is not None:
+                        await call.notify(method, translated)
         raise AnswerError("the upstream server ended its stream without an answer")
-
-
-def endpoint_url(upstream: McpUpstream) -> httpcore2.URL:
-    url = httpx2.URL(upstream.target)
-    return httpcore2.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
-
-
-def endpoint_headers(upstream: McpUpstream) -> list[tuple[bytes, bytes]]:
-    """Return the headers of every request: those of the gateway, with the credentials in its URL if there are any."""
-    url = httpx2.URL(upstream.target)
-    given = {name.lower(): value for name, value in upstream.headers.items()}
-    if url.userinfo and "authorization" not in given:
-        secret = base64.b64encode(f"{url.username}:{url.password}".encode()).decode()
-        given["authorization"] = f"Basic {secret}"
-    names = {"user-agent": "policyengine", **given, **ENDPOINT_HEADERS, "host": url.netloc.decode()}
-    return [(name.encode(), value.encode()) for name, value in names.items()]
-
-
-def read_kind(response: httpcore2.Response) -> bytes:
-    """Return the content type of an answer. Raises AnswerError if it is compressed, which was not asked for."""
-    kind = b""
-    for name, value in response.headers:
-        match name.lower():
-            case b"content-type":
-                kind = value.partition(b";")[0].strip().lower()
-            case b"content-encoding" if value.lower() != b"identity":
-                raise AnswerError("the answer of the upstream server is compressed")
-    return kind
 
 
 def encode_request(id: int, call: UpstreamCall) -> bytes:

@@ -17,6 +17,7 @@ from anyio.abc import TaskStatus
 
 from policyengine.install_hints import install_command
 from policyengine.integrations.mcp.eras import without_envelope
+from policyengine.integrations.mcp.http_session import HttpSession
 from policyengine.integrations.mcp.methods import DENIED, METHOD_NOT_FOUND
 from policyengine.integrations.mcp.notifications import CANCELLED
 from policyengine.integrations.mcp.relay import UPSTREAM_GONE
@@ -120,6 +121,8 @@ class LegacySession:
         try:
             with self._scope:
                 async with self._upstream.connect() as (reader, self._writer):
+                    if isinstance(reader, HttpSession):
+                        reader.pass_on = self._take_safely
                     task_status.started()
                     await self._read(reader)
         except Exception as error:
@@ -133,6 +136,11 @@ class LegacySession:
 
     def close(self) -> None:
         self._scope.cancel()
+
+    @property
+    def is_forgotten(self) -> bool:
+        """Whether the server said that it does not know the session."""
+        return isinstance(self._writer, HttpSession) and self._writer.is_forgotten
 
     @property
     def server_capabilities(self) -> Mapping[str, Any]:
@@ -217,8 +225,11 @@ class LegacySession:
             while True:
                 item = await reader.receive()
                 if isinstance(item, SessionMessage):
-                    with suppress(MCPError):  # the server does not take an answer; it ends
-                        await self._take(item.message)
+                    await self._take_safely(item.message)
+
+    async def _take_safely(self, message: Any) -> None:
+        with suppress(MCPError):  # the server does not take an answer; it ends
+            await self._take(message)
 
     async def _take(self, message: Any) -> None:
         current = self._current

@@ -34,7 +34,7 @@ from policyengine.integrations.mcp.relay_requests import (
     http_request,
     refuse_modern_request,
 )
-from policyengine.integrations.mcp.request_tasks import RequestStart, RequestTasks
+from policyengine.integrations.mcp.request_tasks import AwaitedRequest, RequestStart, RequestTasks
 from policyengine.integrations.mcp.sdk import PolicyMiddleware, RequestContext
 from policyengine.integrations.mcp.tasks import progress_token
 from policyengine.integrations.mcp.upstream_messages import UpstreamMessages, UpstreamRefusal
@@ -43,7 +43,7 @@ from policyengine.plurals import format_seconds
 try:
     from mcp.server.context import HandlerResult
     from mcp.shared.exceptions import MCPError
-    from mcp.shared.message import ClientMessageMetadata, MessageMetadata, ServerMessageMetadata, SessionMessage
+    from mcp.shared.message import MessageMetadata, ServerMessageMetadata, SessionMessage
     from mcp_types import (
         INTERNAL_ERROR,
         INVALID_REQUEST,
@@ -254,7 +254,7 @@ class Relay:
         waiting = self._requests.waiting[request.id] = UpstreamRequest(progress_token(request.params))
         try:
             with anyio.move_on_after(self._limit) as sending:
-                await self._up(request)
+                await self._up(request, start)
             start.started()
             in_time = not sending.cancelled_caught and await waiting.done.wait(self._limit)
             return await self._answered(request, waiting.answer, in_time)
@@ -306,14 +306,14 @@ class Relay:
 
         self._tasks.start(end)
 
-    async def _up(self, message: Any) -> None:
+    async def _up(self, message: Any, start: RequestStart | None = None) -> None:
         """Send a message upstream, without headers or tokens of the client. Raises MCPError if a request cannot be
         sent; other messages are then dropped.
         """
         version = self._questions.version
         headers = {} if version is None else {"mcp-protocol-version": version}
         try:
-            await self._to_upstream.send(SessionMessage(message, ClientMessageMetadata(headers=headers)))
+            await self._to_upstream.send(SessionMessage(message, AwaitedRequest(headers=headers, start=start)))
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             self._down = True
             if isinstance(message, JSONRPCRequest):

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any
 
 import anyio
+
+from policyengine.install_hints import install_command
+
+try:
+    from mcp.shared.message import ClientMessageMetadata
+except ImportError as error:
+    raise ImportError(f"the `mcp` SDK is not installed; {install_command('mcp')}") from error
 
 
 class RequestTasks:
@@ -61,6 +69,14 @@ class RequestStart:
 
     async def wait(self) -> None:
         await self._future
+
+
+@dataclass
+class AwaitedRequest(ClientMessageMetadata):
+    """The metadata of a request whose sender has nothing else to do until it is answered. `start` is the moment from
+    which on the sender waits."""
+
+    start: RequestStart | None = None
 
 
 class AnswerWait:

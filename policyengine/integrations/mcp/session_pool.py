@@ -28,6 +28,7 @@ from policyengine.integrations.mcp.eras import (
     read_meta,
     to_modern_result,
 )
+from policyengine.integrations.mcp.http_session import SESSION_ENDED
 from policyengine.integrations.mcp.legacy_session import MAX_QUESTIONS, LegacySession, SessionExchange
 from policyengine.integrations.mcp.notifications import ACKNOWLEDGED, LIST_CHANGES, LISTEN, RESOURCE_UPDATED
 from policyengine.integrations.mcp.request_states import foreign_state, request_digest
@@ -143,7 +144,18 @@ class SessionPool:
             if is_answered:
                 return await self._go_on(parked.pooled, parked.exchange, call)
             return self._park(parked.pooled, parked.exchange, parked.questions, call)
-        pooled = await self._lease(call)
+        for _ in range(MAX_OWNER_SESSIONS):
+            pooled = await self._lease(call)
+            try:
+                return await self._ask(pooled, call)
+            except MCPError as error:
+                if error.message != SESSION_ENDED or not pooled.session.is_forgotten:
+                    raise
+            self._end(pooled)  # the server did not take the call, because it has started again
+        raise MCPError(INTERNAL_ERROR, SESSION_ENDED)
+
+    async def _ask(self, pooled: PooledSession, call: UpstreamCall) -> dict[str, Any]:
+        """Return the result of a request in a session, or one that asks for input. Raises MCPError."""
         try:
             with self._within_limit():
                 await pooled.session.set_level(read_envelope(call.params).log_level)

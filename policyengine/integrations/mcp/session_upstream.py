@@ -12,8 +12,10 @@ import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from policyengine.install_hints import install_command
+from policyengine.integrations.mcp.http_session import HttpSession
 from policyengine.integrations.mcp.legacy_bridge import LegacyBridge
 from policyengine.integrations.mcp.line_streams import Lane, LineWriter
+from policyengine.integrations.mcp.request_tasks import AwaitedRequest
 from policyengine.integrations.mcp.upstream import describe_error, pump_messages
 from policyengine.integrations.mcp.upstream_eras import ModernUpstream, UpstreamEras
 
@@ -31,15 +33,24 @@ _LOG = logging.getLogger("policyengine")
 @dataclass(eq=False)
 class SessionPort:
     """The way from the relay to the upstream end of its session. Messages go through streams of this process until the
-    session with a server over pipes has begun, and from then on directly: to the writer, and back to `pass_on`."""
+    session with the server has begun, and from then on directly: to the writer of a server over pipes, or to the HTTP
+    session, and back to `pass_on`."""
 
     stream: MemoryObjectSendStream[SessionMessage]
     writer: LineWriter | None = None
     pass_on: Callable[[Any], Awaitable[None]] | None = None
     lane: Lane | None = None  # takes lines of the server as they arrive
+    session: HttpSession | None = None
 
     async def send(self, item: SessionMessage, /) -> None:
-        """Send a message. Raises BrokenResourceError."""
+        """Send a message. Over HTTP, a task that waits for an answer also reads it, so this returns after it. Raises
+        BrokenResourceError."""
+        if self.session is not None:
+            start = item.metadata.start if isinstance(item.metadata, AwaitedRequest) else None
+            if start is None:
+                return await self.session.send(item)
+            start.started()
+            return await self.session.exchange(item)
         await (self.stream if self.writer is None else self.writer).send(item)
 
 
@@ -57,7 +68,7 @@ async def connect_session(eras: UpstreamEras, outgoing: Outgoing, incoming: Inco
         except Exception as error:
             _LOG.error("the upstream session failed: %s", describe_error(error))
         finally:
-            port.writer = None
+            port.writer = port.session = None
 
 
 async def begin_session(
@@ -79,6 +90,9 @@ async def begin_session(
         if isinstance(to_upstream, LineWriter):
             group.start_soon(pump_until_empty, outgoing, to_upstream, port)
             await pump_lines(upstream, incoming, port)
+        elif isinstance(to_upstream, HttpSession):
+            group.start_soon(pump_to_session, outgoing, to_upstream, port)
+            await pump_from_session(to_upstream, incoming, port)
         else:
             group.start_soon(pump_messages, outgoing, to_upstream)
             await pump_messages(upstream, incoming)
@@ -107,6 +121,28 @@ async def pump_lines(upstream: Any, incoming: Incoming, port: SessionPort) -> No
                 await incoming.send(item)
             elif isinstance(item, SessionMessage):
                 await port.pass_on(item.message)
+
+
+async def pump_to_session(outgoing: Outgoing, session: HttpSession, port: SessionPort) -> None:
+    """Send the messages that wait; the next ones go directly to the session."""
+    with suppress(anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError, anyio.WouldBlock):
+        while True:
+            await session.send(outgoing.receive_nowait())
+    port.session = session
+
+
+async def pump_from_session(session: HttpSession, incoming: Incoming, port: SessionPort) -> None:
+    """Pass on the messages of the server until the session ends. Once the relay has taken all that were sent to it, it
+    gets the next ones directly."""
+    with suppress(anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError):
+        while True:
+            item = await session.receive()
+            if incoming.statistics().tasks_waiting_receive > 0:
+                session.pass_on = port.pass_on
+            if session.pass_on is None:
+                await incoming.send(item)
+            else:
+                await session.pass_on(item.message)
 
 
 async def receive_answer(first: SessionMessage, upstream: Any, incoming: Incoming) -> SessionMessage | Exception | None:

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import anyio
 
 from policyengine.install_hints import install_command
-from policyengine.integrations.mcp.bounded_transport import BoundedTransport
+from policyengine.integrations.mcp.http_session import HttpSession
 from policyengine.integrations.mcp.line_streams import command_streams
 from policyengine.integrations.mcp.linked_command import link_command
 
 try:
-    import httpx2
     from mcp.client.stdio import StdioServerParameters, stdio_client
-    from mcp.client.streamable_http import streamable_http_client
 except ImportError as error:
     raise ImportError(f"the `mcp` SDK is not installed; {install_command('mcp')}") from error
 
@@ -45,27 +43,15 @@ class McpUpstream:
 
     def connect(self) -> Streams:
         """Open a new session."""
-        return self._url() if self.is_url else self._command()
+        if self.is_url:
+            return HttpSession.open(self.target, self.headers, self.limit, MAX_ANSWER_BYTES)
+        return self._command()
 
     def _command(self) -> Streams:
         command, *arguments = link_command(shlex.split(self.target))
         if os.name == "posix":
             return command_streams([command, *arguments], self.environment)
         return stdio_client(StdioServerParameters(command=command, args=arguments, env=dict(self.environment)))
-
-    @asynccontextmanager
-    async def _url(self) -> AsyncIterator[tuple[Any, Any]]:
-        timeout = httpx2.Timeout(CONNECT_SECONDS, read=self.limit)
-        async with (
-            httpx2.AsyncClient(
-                headers=dict(self.headers),
-                timeout=timeout,
-                trust_env=False,
-                transport=BoundedTransport(MAX_ANSWER_BYTES),
-            ) as http,
-            streamable_http_client(self.target, http_client=http) as streams,
-        ):
-            yield streams
 
 
 async def pump_messages(source: Any, sink: Any) -> None:

@@ -17,11 +17,12 @@ from policyengine.integrations.mcp.eras import (
     Envelope,
     era_error,
 )
-from policyengine.integrations.mcp.http_upstream import CREDENTIALS_REFUSED, SERVER_FAILED, HttpUpstream
+from policyengine.integrations.mcp.http_upstream import HttpUpstream
 from policyengine.integrations.mcp.relay import UPSTREAM_GONE
 from policyengine.integrations.mcp.session_pool import GATEWAY_INFO, SessionPool
 from policyengine.integrations.mcp.stream_upstream import NO_ANSWER, StreamUpstream
 from policyengine.integrations.mcp.upstream import McpUpstream
+from policyengine.integrations.mcp.upstream_answers import CREDENTIALS_REFUSED, SERVER_FAILED
 from policyengine.integrations.mcp.upstream_calls import StatelessUpstream, UpstreamCall
 
 try:

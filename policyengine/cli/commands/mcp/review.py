@@ -161,11 +161,12 @@ class ToolSource:
     def _connect(self, errors: TextIO) -> Any:
         from mcp.client.stdio import StdioServerParameters, stdio_client
 
+        from policyengine.integrations.mcp.bounded_transport import bounded_streams
         from policyengine.integrations.mcp.upstream import McpUpstream
 
         target = McpUpstream(self.upstream, self.token, self.environment, self.limit)
         if target.is_url:
-            return target.connect()
+            return bounded_streams(target)
         command, *arguments = split_command(self.upstream)
         parameters = StdioServerParameters(command=command, args=arguments, env=dict(self.environment))
         return stdio_client(parameters, errlog=errors)
