@@ -104,7 +104,7 @@ def test_fastmcp_completes_only_for_what_the_caller_may_use(watched: Watched) ->
             "resources/templates/list",
             "resourceTemplates",
             "uriTemplate",
-            ["docs://open/{a}", "{+a}", "docs://open/{a}"],
+            ["docs://open/{a}", "docs://shut/{a}", "docs://open/{a}"],
         ),
     ],
 )
