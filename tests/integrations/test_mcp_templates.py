@@ -133,7 +133,11 @@ def test_a_replay_of_the_log_decides_a_template_again(tmp_path: Path) -> None:
         asyncio.run(evaluate_item(decides, TEMPLATES, name, "notes", CALLER))
     log.close()
     records = list(read_records(log.path))
-    assert [record.outcome for record in records] == ["allow", "deny", "deny"]
+    assert [(record.call, record.outcome) for record in records] == [
+        ("list", "allow"),
+        ("list", "deny"),
+        ("list", "deny"),
+    ]
     assert all(replay_decision(record, engine.kernel).same for record in records)
 
 

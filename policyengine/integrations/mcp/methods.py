@@ -14,7 +14,13 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from policyengine.http.resource_uris import canonical_template, canonical_uri, template_glob
-from policyengine.integrations.enforcement_point import Facts, PolicyDecisionPoint, evaluate, make_denial
+from policyengine.integrations.enforcement_point import (
+    Facts,
+    PolicyDecisionPoint,
+    evaluate,
+    evaluate_listed,
+    make_denial,
+)
 from policyengine.integrations.mcp.pinned_tools import with_tool_facts
 from policyengine.runtime.decision import Decision, Gate, Outcome
 from policyengine.runtime.paths import MalformedPath
@@ -229,7 +235,7 @@ async def evaluate_item(
         asked["resource"] = {"type": "mcp_resource", "id": listing.resource_id(name)}
     if asked.pop("args", None) is not None:
         asked["pending"] = [*asked.get("pending", ()), "args"]  # type: ignore[misc]  # it is a list
-    return await evaluate(decides, asked)
+    return await evaluate_listed(decides, asked)
 
 
 def might_pass(decision: Decision) -> bool:
