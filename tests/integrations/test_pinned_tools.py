@@ -205,7 +205,10 @@ def test_attack_a_definition_that_changes_after_the_first_list_is_hidden_and_den
     gateway.talk({"lists": [[[READ, WRITE]], [[changed, WRITE]]]}, work)
 
 
-def test_attack_a_definition_that_changes_after_the_first_call_is_denied_at_once(gateway: Gateway) -> None:
+@pytest.mark.parametrize("mode", ["legacy", "2026-07-28"])
+def test_attack_a_definition_that_changes_after_the_first_call_is_denied_at_once(gateway: Gateway, mode: str) -> None:
+    """The server announces the change; a modern client reaches it in a session of the gateway."""
+    gateway.mode = mode
     gateway.pin(READ)
 
     async def work(client: Client) -> None:

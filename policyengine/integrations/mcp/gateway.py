@@ -156,6 +156,7 @@ class McpGateway:
         client."""
         async with UpstreamEras.running(self.upstream, is_private=is_private) as eras:
             policy = self._policy()
+            eras.follow(policy.notice)
             self.service = service = StatelessService(policy, eras, direct=policy)
             try:
                 yield service
