@@ -20,6 +20,7 @@ from policyengine.install_hints import install_command
 from policyengine.integrations.mcp.eras import has_envelope
 from policyengine.integrations.mcp.http_exchange import find_exchange, owned_session
 from policyengine.integrations.mcp.http_refusals import HttpRefusal, send_refusal
+from policyengine.integrations.mcp.message_bounds import MAX_MESSAGE_VALUES, has_too_many_values
 from policyengine.integrations.mcp.sessions import Owner, SessionTable
 from policyengine.integrations.mcp.stateless_endpoint import StatelessEndpoint
 from policyengine.integrations.mcp.upstream import describe_error
@@ -43,6 +44,7 @@ IDLE_SECONDS = 30 * 60.0  # seconds until an idle session ends
 VERSION_HEADER, SESSION_HEADER = MCP_PROTOCOL_VERSION_HEADER.encode(), MCP_SESSION_ID_HEADER.encode()
 TOO_LARGE = HttpRefusal(413, f"the body has more than {MAX_REQUEST_BYTES} bytes", INVALID_REQUEST)
 NOT_JSON = HttpRefusal(400, "the body is not JSON", PARSE_ERROR)
+TOO_MANY_VALUES = HttpRefusal(413, f"the message has more than {MAX_MESSAGE_VALUES:,} values", INVALID_REQUEST)
 NO_SESSION = HttpRefusal(
     400,
     "the request has no session: send `initialize` first, or the headers and `_meta` of 2026-07-28",
@@ -74,6 +76,8 @@ class McpEndpoint:
         body = await read_body(scope, receive)
         if body is None:
             return await send_refusal(TOO_LARGE, send)
+        if has_too_many_values(body):
+            return await send_refusal(TOO_MANY_VALUES, send)
         await self._answer_post(scope, replay(body, receive), send, body)
 
     def _refusal(self, scope: Scope) -> HttpRefusal | None:
