@@ -29,6 +29,7 @@ from policyengine.integrations.mcp.http_endpoint import McpApplication, McpEndpo
 from policyengine.integrations.mcp.http_exchange import find_exchange
 from policyengine.integrations.mcp.line_streams import LineReader, LineWriter, has_pipes, own_streams
 from policyengine.integrations.mcp.pinned_tools import ToolPins
+from policyengine.integrations.mcp.protocol_errors import mark_foreign_error
 from policyengine.integrations.mcp.relay import Relay
 from policyengine.integrations.mcp.relay_requests import MessageReader, MessageWriter, RelayRequest
 from policyengine.integrations.mcp.sdk import PolicyMiddleware, RequestContext
@@ -41,6 +42,7 @@ from policyengine.integrations.mcp.tasks import TaskTable
 from policyengine.integrations.mcp.unambiguous_messages import StdioRequest, check_upstream_params
 from policyengine.integrations.mcp.upstream import McpUpstream
 from policyengine.integrations.mcp.upstream_eras import UpstreamEras
+from policyengine.integrations.mcp.upstream_imitations import without_own_meta
 from policyengine.integrations.mcp.upstream_messages import UpstreamMessages
 
 try:
@@ -89,7 +91,15 @@ class UpstreamPolicyMiddleware(PolicyMiddleware):
     async def __call__(self, ctx: RequestContext, call_next: CallNext) -> HandlerResult:
         if ctx.method == "initialize":
             await self._identify_session(ctx)
-        return await super().__call__(ctx, call_next)
+
+        async def call_upstream(wanted: RequestContext) -> HandlerResult:
+            try:
+                result = await call_next(wanted)
+            except MCPError as error:
+                raise mark_foreign_error(error) from None
+            return without_own_meta(result) if isinstance(result, dict) else result
+
+        return await super().__call__(ctx, call_upstream)
 
     async def _identify_session(self, ctx: RequestContext) -> None:
         """Remember the caller that begins the session. If it is not known, nothing is asked of the client for it."""
