@@ -57,7 +57,7 @@ def _run(listing: Callable[[], Awaitable[T]], source: str, limit: float) -> T:
     try:
         return asyncio.run(asyncio.wait_for(listing(), limit))
     except TimeoutError:
-        raise ApiImportError(f"no complete response within {limit:.0f} s", f"`{source}`") from None
+        raise ApiImportError(f"the server did not complete its lists within {limit:.0f} s", f"`{source}`") from None
     except ApiImportError:
         raise
     except Exception as error:
@@ -167,7 +167,7 @@ def _split_command(command: str) -> list[str]:
     try:
         words = shlex.split(command)
     except ValueError as error:
-        raise ApiImportError(f"this is not a command: {str(error).lower()}", f"`{command}`") from None
+        raise ApiImportError(f"the command cannot be split into words: {str(error).lower()}", f"`{command}`") from None
     if not words:
         raise ApiImportError("the command is empty", hint="name a URL, a file ending in `.json`, or a command")
     return words
@@ -187,7 +187,5 @@ def _error_text(error: BaseException) -> str:
 
 def _connection_hint(source: str) -> str:
     if is_url(source):
-        return "is the server running, and does the URL end in the path of its MCP endpoint, usually `/mcp`?"
-    return (
-        "the name of a file must end in `.json`; anything else is run as a command that speaks MCP on stdin and stdout"
-    )
+        return "check that the server is running, and that the URL ends in the path of its MCP endpoint, usually `/mcp`"
+    return "a file name must end in `.json`; any other text is run as a command that speaks MCP over stdio"

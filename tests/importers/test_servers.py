@@ -117,7 +117,7 @@ def wait_for(port):
         (f"{shlex.quote(sys.executable)} -c pass", "listing the tools failed"),
         ("no-such-command-here --x", "listing the tools failed"),
         ("http://127.0.0.1:9/mcp", "listing the tools failed"),
-        ('echo "', "this is not a command"),
+        ('echo "', "the command cannot be split into words: no closing quotation"),
         (" ", "the command is empty"),
     ],
 )
