@@ -91,15 +91,12 @@ class UpstreamPolicyMiddleware(PolicyMiddleware):
     async def __call__(self, ctx: RequestContext, call_next: CallNext) -> HandlerResult:
         if ctx.method == "initialize":
             await self._identify_session(ctx)
+        return await super().__call__(ctx, marking_imitations(call_next))
 
-        async def call_upstream(wanted: RequestContext) -> HandlerResult:
-            try:
-                result = await call_next(wanted)
-            except MCPError as error:
-                raise mark_foreign_error(error) from None
-            return without_own_meta(result) if isinstance(result, dict) else result
-
-        return await super().__call__(ctx, call_upstream)
+    async def resume(
+        self, ctx: RequestContext, call_next: CallNext, decided: CallDecision, began: float | None = None
+    ) -> HandlerResult:
+        return await super().resume(ctx, marking_imitations(call_next), decided, began)
 
     async def _identify_session(self, ctx: RequestContext) -> None:
         """Remember the caller that begins the session. If it is not known, nothing is asked of the client for it."""
@@ -147,6 +144,19 @@ class UpstreamPolicyMiddleware(PolicyMiddleware):
             caller.facts = found
             self._callers.identify(found)
         return found
+
+
+def marking_imitations(call_next: CallNext) -> CallNext:
+    """Return the function that asks the upstream server, without what could be taken for answers of the gateway."""
+
+    async def call_upstream(ctx: RequestContext) -> HandlerResult:
+        try:
+            result = await call_next(ctx)
+        except MCPError as error:
+            raise mark_foreign_error(error) from None
+        return without_own_meta(result) if isinstance(result, dict) else result
+
+    return call_upstream
 
 
 @dataclass(slots=True, eq=False)

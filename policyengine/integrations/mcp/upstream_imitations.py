@@ -13,10 +13,15 @@ META_PREFIX: Final = "policyengine/"
 OWN_CODES: Final = frozenset(ERROR_CODES.values())
 
 
+def has_own_meta(meta: object) -> bool:
+    """Return whether the value of `_meta` has a member that only the gateway sets."""
+    return isinstance(meta, dict) and any(name.startswith(META_PREFIX) for name in meta)
+
+
 def without_own_meta(result: dict[str, Any]) -> dict[str, Any]:
     """Return a result without the members of `_meta` that only the gateway sets."""
     meta = result.get("_meta")
-    if not isinstance(meta, dict) or not any(name.startswith(META_PREFIX) for name in meta):
+    if not isinstance(meta, dict) or not has_own_meta(meta):
         return result
     return {**result, "_meta": {name: value for name, value in meta.items() if not name.startswith(META_PREFIX)}}
 
