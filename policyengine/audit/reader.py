@@ -102,6 +102,11 @@ class DecisionRecord:
         return str(self.decision["revision"])
 
     @property
+    def is_listing(self) -> bool:
+        """Whether the decision is about an item of a list, which nobody requested."""
+        return self.call == "list"
+
+    @property
     def package(self) -> str:
         return str(self.decision["package"])
 

@@ -44,10 +44,12 @@ from policyengine.evaluator.relation_nodes import (
     HasElement,
     HasText,
     OrderRelation,
+    PendingIdTest,
     SameText,
     SameValue,
     in_networks,
 )
+from policyengine.kernel.resource_relations import compared_constant
 from policyengine.runtime import arithmetic, calendar_windows, functions
 from policyengine.runtime.fact_access import CLIENT_ROOTS
 from policyengine.runtime.pending_facts import HEADERS_PATH
@@ -244,7 +246,8 @@ class NodeBuilder:
                 function = lambda moment: calendar_windows.contains(window, moment)  # noqa: E731
                 return Truth(n.FunctionValue(function, (self.value(instant, scope),)))
             case k.Relation():
-                return self.relation(node, scope)
+                made, constant = self.relation(node, scope), compared_constant(node)
+                return made if constant is None else PendingIdTest(made, node.operator, constant)
             case k.Quantifier(word, variable, domain, condition):
                 inner = self.condition(condition, scope.inside(variable))
                 return QuantifierTest(word, len(scope.depths), self.value(domain, scope), inner, scope.strict)

@@ -279,12 +279,15 @@ class Engine:
         without_waiting: bool = False,
         size: int = UNKNOWN_SIZE,
         records: RecordGroup | None = None,
+        is_listing: bool = False,
     ) -> Decision:
         """Decide without spending, so that repeating the question changes no state. Raises RequestError, and
         WouldBlockError as `decide` does.
 
-        An allow that would spend has the obligation `consume`: call `decide` before acting on it.
+        An allow that would spend has the obligation `consume`: call `decide` before acting on it. `is_listing` marks
+        the record of a question about an item of a list, whose arguments are pending.
         """
+        call = b"list" if is_listing else b"evaluate"
         try:
             request = self._read(question)
             if without_waiting and self.forecast.takes_long_to_decide(request, size):
@@ -292,8 +295,8 @@ class Engine:
         except (RequestError, WouldBlockError):
             raise
         except Exception as error:
-            return self._guarded.record_failure(None, error, b"evaluate", records)
-        return self._guarded.decide(request, self.decider.evaluate, b"evaluate", records)
+            return self._guarded.record_failure(None, error, call, records)
+        return self._guarded.decide(request, self.decider.evaluate, call, records)
 
     def decide_once(self, question: QuestionLike, key: IdempotencyKey) -> IdempotentDecision:
         """Decide as `decide` does, but spend only once for each key: a repeated key returns the same decision, marked
@@ -378,6 +381,10 @@ class Engine:
     async def evaluate_async(self, question: QuestionLike) -> Decision:
         """`evaluate` for callers with an event loop."""
         return await self.forecast.run(self.evaluate, question)
+
+    async def evaluate_listed_async(self, question: QuestionLike) -> Decision:
+        """`evaluate` of an item of a list, for callers with an event loop."""
+        return await self.forecast.run(partial(self.evaluate, is_listing=True), question)
 
     async def explain_async(self, question: QuestionLike) -> Explanation:
         """`explain` for callers with an event loop."""

@@ -11,7 +11,10 @@ from policyengine.evaluator.conditions import Condition, test_has
 from policyengine.evaluator.entity_nodes import in_any
 from policyengine.evaluator.nodes import Node, merge
 from policyengine.evaluator.state import MAYBE, NO, YES, State
+from policyengine.kernel.resource_relations import RESOURCE_ID
 from policyengine.runtime import arithmetic
+from policyengine.runtime.fact_access import fact_at
+from policyengine.runtime.pending_texts import compare_pending, pending_glob
 from policyengine.runtime.value_sets import ValueSet, family_of
 from policyengine.runtime.values import Unknown
 from policyengine.typesystem import EntityRef
@@ -185,6 +188,31 @@ def equal_or_unknown(left: Any, right: Any) -> Any:
     if type(left) is Unknown or type(right) is Unknown:
         return merge([left, right])
     return arithmetic.equal(left, right)
+
+
+class PendingIdTest(Condition):
+    """A relation of `resource.id` and a constant, whose result may be the same for every value that a pending ID can
+    have.
+    """
+
+    __slots__ = ("constant", "operator", "relation")
+
+    def __init__(self, relation: Condition, operator: str, constant: object) -> None:
+        self.relation = relation
+        self.operator = operator
+        self.constant = constant
+
+    def test(self, st: State) -> int:
+        mark = len(st.doubts)
+        result = self.relation.test(st)
+        if result != MAYBE or not st.rules.is_action:
+            return result
+        glob = pending_glob(fact_at(st.facts, RESOURCE_ID))
+        settled = None if glob is None else compare_pending(self.operator, glob, self.constant)
+        if settled is None:
+            return MAYBE
+        del st.doubts[mark:]
+        return YES if settled else NO
 
 
 def fold(values: Iterable[Any], *, settling: bool) -> Any:

@@ -27,6 +27,7 @@ URI: Final = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*):(?P<slashes>//)?(?
 # Escapes of letters, digits and `-._~`, whose only effect is that two parsers disagree.
 NEEDLESS_ESCAPE: Final = re.compile(r"%(?:2[DE]|3[0-9]|4[1-9A-F]|5[0-9AF]|6[1-9A-F]|7[0-9AE])", re.IGNORECASE)
 EXPRESSION: Final = re.compile(r"(\{[^{}]*\})")
+EMPTY_EXPRESSION: Final = re.compile(r"\{[#;][^{}]*\}")  # a value would make the URI malformed
 QUERY_EXPRESSION: Final = re.compile(r"\{[?&][^{}]*\}")
 SCHEME: Final = re.compile(r"\A[A-Za-z][A-Za-z0-9+.-]*:")
 # Schemes whose hosts are usually normalized to lower case, without the default port.
@@ -78,6 +79,38 @@ def canonical_template(template: str) -> Spelling:
     if None in literals:
         return MalformedPath("invalid UTF-8")
     return SCHEME.sub(lambda found: found[0].lower(), "".join(filter(None, literals)))
+
+
+def template_glob(template: str) -> Spelling:
+    """Return a glob that matches the canonical spelling of every URI of a template. A template is malformed if all of
+    its URIs are."""
+    if "{" not in template:
+        return canonical_uri(template)
+    if len(template) > MAX_PATH_LENGTH:
+        return MalformedPath(TOO_LONG)
+    rest = EMPTY_EXPRESSION.sub("", template)
+    if rest.startswith("{"):
+        return "*"
+    zeros = unused_zeros(rest)
+    filled = canonical_uri(EXPRESSION.sub(lambda found: mark_expression(found[0][1], zeros), rest))
+    if isinstance(filled, MalformedPath):
+        return filled
+    return re.sub(f"[./]2{zeros}|1{zeros}", "*", filled)
+
+
+def mark_expression(operator: str, zeros: str) -> str:
+    """Return a number in place of an expression, which can also be a port. A number that begins with 2 marks a value
+    that may be missing together with its prefix.
+    """
+    return f"{operator}2{zeros}" if operator in "./" else f"1{zeros}"
+
+
+def unused_zeros(text: str) -> str:
+    """Return so many zeros that the text does not contain them."""
+    zeros = "0"
+    while zeros in text:
+        zeros += "0"
+    return zeros
 
 
 def fill_expression(expression: re.Match[str]) -> str:

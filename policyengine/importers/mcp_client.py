@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from policyengine.importers.documents import Value
 from policyengine.importers.errors import ApiImportError
 from policyengine.importers.fetch import is_url
+from policyengine.importers.sanitize import printable
 from policyengine.install_hints import install_command
 from policyengine.tool_pins.definitions import MAX_LISTED_TOOLS
 
@@ -23,10 +24,11 @@ T = TypeVar("T")
 @dataclass(frozen=True, slots=True)
 class ToolListings:
     """The lists of a server's tools as it sends them, by version of the protocol, and the server's own name. A server
-    may list a tool differently in each version."""
+    may list a tool differently in each version; `notes` say which versions could not be listed."""
 
     name: str
     listings: Mapping[str, Sequence[dict[str, Any]]]
+    notes: tuple[str, ...] = ()
 
     @property
     def newest(self) -> Sequence[dict[str, Any]]:
@@ -55,7 +57,7 @@ def _run(listing: Callable[[], Awaitable[T]], source: str, limit: float) -> T:
     try:
         return asyncio.run(asyncio.wait_for(listing(), limit))
     except TimeoutError:
-        raise ApiImportError(f"no complete response within {limit:.0f} s", f"`{source}`") from None
+        raise ApiImportError(f"the server did not complete its lists within {limit:.0f} s", f"`{source}`") from None
     except ApiImportError:
         raise
     except Exception as error:
@@ -90,15 +92,33 @@ async def _list_all_versions(connect: Callable[[], Any], others: dict[str, Any] 
         listings = {version: await _list_tool_pages(client)}
         if others is not None:
             others |= await _list_others(client)
+    notes: tuple[str, ...] = ()
     if version in MODERN_PROTOCOL_VERSIONS:
         try:
             async with Client(connect(), mode="legacy") as client:
                 listings[client.protocol_version] = await _list_tool_pages(client)
         except ApiImportError:
             raise
-        except Exception:
-            pass  # the server has only the newest version
-    return ToolListings(getattr(info, "name", "") or "", listings)
+        except Exception as error:
+            notes = () if _refuses_handshake(error) else (_unlisted_versions_note(version, error),)
+    return ToolListings(getattr(info, "name", "") or "", listings, notes)
+
+
+def _refuses_handshake(error: BaseException) -> bool:
+    """Return whether the server says that it does not have the versions of the protocol with a handshake."""
+    from mcp.shared.exceptions import MCPError
+    from mcp_types import UNSUPPORTED_PROTOCOL_VERSION
+
+    cause = _first_cause(error)
+    return isinstance(cause, MCPError) and cause.error.code == UNSUPPORTED_PROTOCOL_VERSION
+
+
+def _unlisted_versions_note(version: str, error: BaseException) -> str:
+    why = printable(_error_text(error))
+    return (
+        f"the tools could not be listed in versions of MCP before {version}: {why}; if the server defines them "
+        "differently there, clients of these versions cannot use them until they are reviewed"
+    )
 
 
 async def _list_tool_pages(client: Any) -> list[dict[str, Any]]:
@@ -147,22 +167,25 @@ def _split_command(command: str) -> list[str]:
     try:
         words = shlex.split(command)
     except ValueError as error:
-        raise ApiImportError(f"this is not a command: {str(error).lower()}", f"`{command}`") from None
+        raise ApiImportError(f"the command cannot be split into words: {str(error).lower()}", f"`{command}`") from None
     if not words:
         raise ApiImportError("the command is empty", hint="name a URL, a file ending in `.json`, or a command")
     return words
 
 
-def _error_text(error: BaseException) -> str:
-    """Return the text of the first cause, because exception groups have no message of their own."""
+def _first_cause(error: BaseException) -> BaseException:
+    """Return the first cause, because exception groups have no message of their own."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
+    return error
+
+
+def _error_text(error: BaseException) -> str:
+    error = _first_cause(error)
     return f"{type(error).__name__}: {error}".rstrip(": ").splitlines()[0][:300]
 
 
 def _connection_hint(source: str) -> str:
     if is_url(source):
-        return "is the server running, and does the URL end in the path of its MCP endpoint, usually `/mcp`?"
-    return (
-        "the name of a file must end in `.json`; anything else is run as a command that speaks MCP on stdin and stdout"
-    )
+        return "check that the server is running, and that the URL ends in the path of its MCP endpoint, usually `/mcp`"
+    return "a file name must end in `.json`; any other text is run as a command that speaks MCP over stdio"

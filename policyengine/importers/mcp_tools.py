@@ -39,6 +39,7 @@ def read_tools(source: str, name: str | None = None) -> Api:
     """Read tools from `source`: a JSON file, a URL, or a command. `name` is the server's name at the gateway. Raises
     ApiImportError.
     """
+    notes: Sequence[str] = ()
     if is_json_file(source):
         document = read_document(source, read_base(base_of(source)))
         called = ""
@@ -46,8 +47,9 @@ def read_tools(source: str, name: str | None = None) -> Api:
     else:
         listed, tree = list_offers(source)
         document, called, listings = Document(source, tree), listed.name, listed.listings
+        notes = listed.notes
     server = safe_name(name or called or (Path(source).stem if is_json_file(source) else ""), "tools").strip("_")
-    return _ToolListReader(document, name or server, listings).api(server)
+    return _ToolListReader(document, name or server, listings, notes).api(server)
 
 
 def is_json_file(source: str) -> bool:
@@ -58,10 +60,14 @@ def is_json_file(source: str) -> bool:
 
 class _ToolListReader:
     def __init__(
-        self, document: Document, server: str, listings: Mapping[str, Sequence[Definition]] | None = None
+        self,
+        document: Document,
+        server: str,
+        listings: Mapping[str, Sequence[Definition]] | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
         self.document, self.server, self.listings = document, server, listings
-        self.notes: list[str] = []
+        self.notes = list(notes)
         if unmatchable_reason(server) or "/" in server:
             raise ApiImportError(
                 f"`{printable(server)}` is not a valid server name", hint="use letters, digits, `-` and `_`"

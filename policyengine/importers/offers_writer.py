@@ -15,6 +15,13 @@ from policyengine.plurals import pluralize
 FOLDER = "offers"
 RESOURCES, PROMPTS, CLIENT = "mcp_resource", "mcp_prompt", "mcp_client"
 VERBS = {RESOURCES: "read", PROMPTS: "get", CLIENT: ""}
+SCOPES = {RESOURCES: "resources.read", PROMPTS: "prompts.get", CLIENT: "client.log"}
+SCOPES_OF_KINDS = {
+    OfferKind.RESOURCE: SCOPES[RESOURCES],
+    OfferKind.TEMPLATE: SCOPES[RESOURCES],
+    OfferKind.PROMPT: SCOPES[PROMPTS],
+    OfferKind.LOGGING: SCOPES[CLIENT],
+}
 WORDS = {OfferKind.RESOURCE: "resource", OfferKind.TEMPLATE: "resource template", OfferKind.PROMPT: "prompt"}
 ELSEWHERE = "another-server"
 MAX_LEFT_OUT = 50  # comments about what is left out
@@ -53,12 +60,17 @@ def offer_mays(offers: McpOffers, run: ImportRun) -> list[str]:
     kinds = {one.kind for one in offers.listed}
     mays = []
     if kinds & {OfferKind.RESOURCE, OfferKind.TEMPLATE}:
-        mays.append(f"  may ACTION read {RESOURCES} when {condition_name(offers, run, RESOURCES)}")
+        mays.append(f"  may {SCOPES[RESOURCES]} when {condition_name(offers, run, RESOURCES)}")
     if OfferKind.PROMPT in kinds:
-        mays.append(f"  may ACTION get {PROMPTS} when {condition_name(offers, run, PROMPTS)}")
+        mays.append(f"  may {SCOPES[PROMPTS]} when {condition_name(offers, run, PROMPTS)}")
     if OfferKind.LOGGING in kinds:
-        mays.append(f"  may ACTION log {CLIENT} when resource.id == {quoted(offers.server)}")
+        mays.append(f"  may {SCOPES[CLIENT]} when resource.id == {quoted(offers.server)}")
     return mays
+
+
+def offer_scopes(offers: McpOffers) -> list[str]:
+    """Return the scopes of everything that a server offers beside tools."""
+    return list(dict.fromkeys(SCOPES_OF_KINDS[one.kind] for one in offers.listed))
 
 
 def count_offers(listed: Sequence[ServerOffer]) -> list[str]:
@@ -113,6 +125,7 @@ def _entity_lines(
             yield f"# Left out, and denied: {len(left_out) - MAX_LEFT_OUT} more"
     if entity not in entities:
         yield f"entity {entity} {{}}"
+        yield f"scope {SCOPES[entity]} {{ ACTION {VERBS[entity]} {entity} }}"
     arguments = sorted({name for one in listed for name in one.arguments})
     yield f"facts on ACTION {VERBS[entity]} {entity} {{"
     yield from ("  context.server: string", *(f"  args.{name}: string?" for name in arguments), "}", "")
@@ -217,8 +230,11 @@ def _client_lines(offers: McpOffers, run: ImportRun) -> Iterator[str]:
     )
     for verb, what in ASKS:
         yield f"# may ACTION {verb} {CLIENT} when resource.id == {quoted(offers.server)}   # {what}"
+    yield "# If the tokens of your issuer have scopes, put the `ACTION` into a scope, and write `may SCOPE` instead."
     yield from CLIENT_FACTS
     yield f"entity {CLIENT} {{}}"
+    if any(one.kind is OfferKind.LOGGING for one in offers.listed):
+        yield f"scope {SCOPES[CLIENT]} {{ ACTION log {CLIENT} }}"
 
 
 def _client_test_lines(offers: McpOffers, run: ImportRun) -> Iterator[str]:

@@ -312,10 +312,12 @@ def grants_text(api: Api, run: ImportRun, plan: ImportPlan, more: Sequence[str] 
 # ── Tests ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def fixture_text(run: ImportRun, plan: ImportPlan, otherwise: str = "") -> str:
-    """Return the fixture, and a test that nothing is allowed. `otherwise` is the endpoint of the test without tools."""
+def fixture_text(run: ImportRun, plan: ImportPlan, otherwise: str = "", more: Sequence[str] = ()) -> str:
+    """Return the fixture, and a test that nothing is allowed. `otherwise` is the endpoint of the test without tools,
+    `more` are scopes without tools.
+    """
     asked = any(group.asks for group in plan.groups)
-    carried = {group.carried_by for group in plan.groups} | {one.alias for one in plan.carried}
+    carried = {*more} | {group.carried_by for group in plan.groups} | {one.alias for one in plan.carried}
     carried |= {scope for group in plan.groups for ask in group.asks for scope in ask}
     scopes = f"scopes: [{', '.join(json.dumps(scope) for scope in sorted(carried))}], " if asked else ""
     lines = file_header(run, "The test agent has every scope, and its requests come before its blocks expire.")

@@ -100,7 +100,9 @@ def _create_project(folder: Path, api: Api, command: str, reviewer: str) -> Impo
     files, notes = _policy_files(api, run, made, _entity_names(api.operations))
     files |= offers_writer.offer_files(api.offers, run)
     files["doors.policy"] = policy_writer.grants_text(api, run, made, offers_writer.offer_mays(api.offers, run))
-    files["doors_test.policy"] = policy_writer.fixture_text(run, made, offers_writer.offer_endpoint(api.offers))
+    files["doors_test.policy"] = policy_writer.fixture_text(
+        run, made, offers_writer.offer_endpoint(api.offers), offers_writer.offer_scopes(api.offers)
+    )
     files = _format_files(files)
     _require_valid(_file_sources(folder, files))
     files |= {

@@ -163,6 +163,11 @@ async def evaluate(decides: PolicyDecisionPoint, question: Facts) -> Decision:
     return await deny_on_error(decides.evaluate_async, question)
 
 
+async def evaluate_listed(decides: PolicyDecisionPoint, question: Facts) -> Decision:
+    """Evaluate an item of a list. The record says so, if the decision point is an engine in this process."""
+    return await deny_on_error(getattr(decides, "evaluate_listed_async", decides.evaluate_async), question)
+
+
 async def deny_on_error(ask: Callable[[Facts], Awaitable[Decision]], question: Facts) -> Decision:
     try:
         return await ask(question)

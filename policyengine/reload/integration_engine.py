@@ -68,6 +68,9 @@ class LiveEngine:
     async def evaluate_async(self, question: Facts) -> Decision:
         return await self._reloading.current.evaluate_async(question)
 
+    async def evaluate_listed_async(self, question: Facts) -> Decision:
+        return await self._reloading.current.evaluate_listed_async(question)
+
     @property
     def reports_at_once(self) -> bool:
         """Whether the current engine reports without waiting, so that `report` may run on an event loop."""

@@ -9,9 +9,12 @@ from typing import TypeAlias, assert_never
 
 from policyengine import kernel as k
 from policyengine import typesystem
+from policyengine.kernel.resource_relations import RESOURCE_ID, compared_constant
 from policyengine.runtime import arithmetic, calendar_windows, functions
+from policyengine.runtime.endpoints import ActionEndpoint
 from policyengine.runtime.fact_access import get_member
 from policyengine.runtime.format_values import format_bare_value, format_value
+from policyengine.runtime.pending_texts import compare_pending, pending_glob
 from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import NOT_ANSWERED, Membership, Snapshot
 from policyengine.runtime.value_sets import family_of
@@ -162,7 +165,8 @@ def evaluate(node: k.Expr, facts: Facts) -> Value:
         case k.Attribute(base):
             return lift(lambda entity: facts.attribute(entity, node), evaluate(base, facts))
         case k.Relation(_, left, right):
-            return evaluate_relation(node, evaluate(left, facts), evaluate(right, facts), facts)
+            value = evaluate_relation(node, evaluate(left, facts), evaluate(right, facts), facts)
+            return settle_pending(node, value, facts) if isinstance(value, Unknown) else value
         case k.And(items):
             return conjunction([evaluate(item, facts) for item in items])
         case k.Member(base):
@@ -286,6 +290,16 @@ def evaluate_relation(node: k.Relation, left: Value, right: Value, facts: Facts)
             return lift(lambda a, b: compare_sets(node, a, b, facts), left, right)
         case _:
             assert_never(row.operands)
+
+
+def settle_pending(node: k.Relation, unknown: Unknown, facts: Facts) -> Value:
+    """Return the result of a relation on a pending `resource.id` if it is the same for every possible ID."""
+    constant = compared_constant(node)
+    if constant is None or not isinstance(facts.request.endpoint, ActionEndpoint):
+        return unknown
+    glob = pending_glob(facts.request.fact(*RESOURCE_ID))
+    result = None if glob is None else compare_pending(node.operator, glob, constant)
+    return unknown if result is None else result
 
 
 def compare_sets(node: k.Relation, left: tuple[Value, ...], right: tuple[Value, ...], facts: Facts) -> Value:

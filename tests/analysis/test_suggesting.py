@@ -83,6 +83,19 @@ def whys(found: PolicySuggestion) -> dict[str, int]:
     return counts
 
 
+def test_an_item_of_a_list_is_no_request(traffic: Traffic) -> None:
+    """A grant for another request may list it: that changes no decision."""
+    asked = {"agent": {"id": "plain", "issuer": "loose"}, "user": {"id": "carol"}, "credential": CREDENTIAL}
+    for path in ("/v2/listed", "/v2/items/7"):
+        question = {**asked, "request": {"method": "GET", "path": path}}
+        traffic.engine.evaluate(question, is_listing=True)
+    traffic.ask("/v2/items/7")
+    found = traffic.suggested()
+    assert (found.records, found.allowed) == (1, 0)
+    assert {may for _, may, _ in mays(found)} == {"GET /v2/items/7"}
+    assert found.others == ()
+
+
 # ── How narrow ────────────────────────────────────────────────────────────────────────────────
 
 

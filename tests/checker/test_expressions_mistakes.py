@@ -244,3 +244,22 @@ def test_suggestions_stop_after_very_many_findings() -> None:
     hints = {finding.hint for finding in read(unknown).findings}
     assert "did you mean `user.id`?" in hints
     assert len(hints) > 1
+
+
+@pytest.mark.parametrize(
+    ("condition", "hint"),
+    [
+        ('args.path == "x"', "declare it: `facts on … { args.path: string }`"),
+        ('context.server == "x"', "declare it: `facts on … { context.server: string }`"),
+        ('tool.args.path == "x"', "the arguments of a call are `args`, without `tool.`"),
+        ('tool.path == "x"', "for an argument of the call, declare `facts on TOOL … { args.path: string }` and write "
+                             "`args.path`"),
+        ('tool.nmae == "x"', "did you mean `tool.name`?"),
+        ('tool.due == "x"', "did you mean `args.due`?"),
+        ('args.pat == "x"', "declare it: `facts on … { args.pat: string }`"),
+        ('user.path == "x"', "did you mean `request.path`?"),
+    ],
+)  # fmt: skip
+def test_an_unknown_argument_of_a_tool_is_not_taken_for_a_fact_of_the_request(condition, hint):
+    world = "facts on TOOL notes/pay { args.due: string }"
+    assert [(one.code, one.hint) for one in ask(condition, "TOOL notes/pay", world).findings] == [("E201", hint)]

@@ -14,6 +14,7 @@ from mcp.server import MCPServer
 
 from policyengine.tool_pins.definitions import hash_definition
 from policyengine.tool_pins.pin_file import PIN_FILE, PinFile, PinSet
+from tests.integrations.era_servers import LegacyListFails
 from tests.integrations.serving import serving
 from tests.integrations.test_pinned_tools import SERVER
 from tests.tool_pins.pinning import pin_file, pins_of, tool
@@ -25,6 +26,9 @@ EVIL = {
     "inputSchema": {"type": "object", "properties": {"context": {"type": "string"}}},
 }
 ESCAPES = "\x1b[2J\x1b]0;title\x07\x1b]8;;https://evil.example\x07click\x1b]8;;\x07\r\x9b1A\u202e\u2066\u200b\u2028"
+
+GATEWAY = ("--server", "notes", "--as", "agent=coder", "--as", "issuer=local", "--upstream", "true")
+POLICY = 'language 1\nissuer local { scopes none }\nagent "coder" { issued by local acts alone may TOOL notes/read }\n'
 
 
 REVIEW = f"""\
@@ -267,6 +271,44 @@ def test_a_server_name_with_a_slash_is_refused(review: Any) -> None:
     assert review([READ], server="a/b").code == 2
 
 
+@pytest.mark.parametrize("has_policies", [False, True])
+def test_a_server_that_is_a_typing_mistake_is_refused_with_a_suggestion(
+    review: Any, tmp_path: Path, has_policies: bool
+) -> None:
+    """Otherwise all of its tools would be new, and look like those of the other server."""
+    if has_policies:
+        (tmp_path / "p/a.policy").write_text(POLICY)
+    else:
+        pin_file(tmp_path / "p", pins_of(READ))
+    done = review([READ], "--accept-all", server="ntoes")
+    assert done.code == 2
+    assert done.err.splitlines()[0].startswith("error: `--server ntoes`: no ")
+    assert "did you mean `notes`?" in done.err
+    assert review([READ], "--accept-all").code == 0
+
+
+@pytest.mark.parametrize("policy", [None, POLICY.replace("notes/read", "files/*"), "this is no policy"])
+def test_a_server_that_the_policies_name_or_do_not_rule_out_is_reviewed(
+    review: Any, tmp_path: Path, policy: str | None
+) -> None:
+    pin_file(tmp_path / "p", pins_of(READ))
+    if policy is not None:
+        (tmp_path / "p/a.policy").write_text(policy)
+    assert review([tool("more")], "--accept-all", server="files").code == 0
+    assert set(pins(tmp_path).servers) == {"notes", "files"}
+
+
+def test_a_review_says_which_versions_could_not_be_listed(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "p").mkdir()
+    with serving(LegacyListFails()) as url:
+        done = run("mcp", "review", "p", "--server", "notes", "--upstream", f"{url}/mcp")
+        again = run("mcp", "review", "p", "--server", "notes", "--upstream", f"{url}/mcp", "--format", "json")
+    assert done.err.startswith("warning: the tools could not be listed in versions of MCP before 2026-07-28: ")
+    assert [note.partition(":")[0] for note in again.json["notes"]] == [
+        done.err.partition("warning: ")[2].partition(":")[0]
+    ]
+
+
 # ── The list of pins, and the gateway ─────────────────────────────────────────────────────────
 
 
@@ -278,10 +320,6 @@ def test_pins_are_listed_with_their_reviewers(run: Any, tmp_path: Path) -> None:
     assert done.code == 0
     assert done.out.split()[0::3] == ["notes/read", "alice"]
     assert run("mcp", "pins", "p", "--format", "json").json["pins"][0]["tool"] == "read"
-
-
-GATEWAY = ("--server", "notes", "--as", "agent=coder", "--as", "issuer=local", "--upstream", "true")
-POLICY = 'language 1\nissuer local { scopes none }\nagent "coder" { issued by local acts alone may TOOL notes/read }\n'
 
 
 @pytest.mark.parametrize("named", [True, False])

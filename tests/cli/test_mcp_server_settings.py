@@ -153,3 +153,42 @@ def test_doctor_asks_the_servers(run, folder: Path) -> None:
     with answering(lambda headers, body: result(body)) as (server, _):
         servers(folder, text.format(server.url))
         assert "`Mcp-Method` differs from its body" in run("doctor", "p.policy", "--port", "0").out
+
+
+NOTES = '[mcp-servers.notes]\npaths = ["/mcp"]\nvalidates_mcp_headers = true\nurl = "http://127.0.0.1:9/"\n'
+FOUR = '"Mcp-Protocol-Version", "Mcp-Method", "Mcp-Name", "Mcp-Session-Id"'
+
+
+@pytest.mark.parametrize(
+    ("text", "warning"),
+    [
+        (NOTES, "`[gateway]` does not say which gateway forwards the headers of MCP: behind nginx, requests to the"),
+        (f'{NOTES}[gateway]\nhands_on_nginx = ["Mcp-Method", "Mcp-Name"]\n',
+         "`hands_on_nginx` does not list `Mcp-Protocol-Version`, `Mcp-Session-Id`: behind this gateway, requests to"),
+        (f'{NOTES}[gateway]\nhands_on_envoy = []\nbodies = ["envoy"]\n',
+         "requests to the MCP server `notes` are refused unless the gateway sends their bodies"),
+        (f"{NOTES}[gateway]\nhands_on_nginx = [{FOUR}]\n", None),
+        (f'{NOTES}[gateway]\nhands_on_forward_auth = "all"\n', None),
+        ('[mcp-servers.notes]\npaths = ["/mcp"]\n', None),
+        ("", None),
+    ],
+)  # fmt: skip
+def test_a_gateway_that_does_not_forward_the_headers_of_mcp_is_a_warning(
+    run, folder: Path, text: str, warning: str | None
+) -> None:
+    servers(folder, text)
+    ended = run("config", "check", "p.policy")
+    listed = run("config", "check", "p.policy", "--format", "json").json.get("warnings", [])
+    assert ended.code == 0
+    assert (warning is None) == (ended.err == "") == (listed == [])
+    if warning is not None:
+        assert ended.err.startswith("warning: ")
+        assert warning in ended.err
+        assert warning in listed[0]["message"]
+
+
+def test_a_server_warns_of_headers_of_mcp_that_its_gateway_does_not_forward(run, folder: Path) -> None:
+    (folder / "p.policy").write_text("anyone { may TOOL notes/read }\n")
+    servers(folder, NOTES)
+    ended = run("serve", "p.policy", "--port", "0", "--workers", "2", "--socket-mode", "bad")
+    assert "warning: `[gateway]` does not say which gateway forwards the headers of MCP" in ended.err

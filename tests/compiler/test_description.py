@@ -17,16 +17,18 @@ from policyengine.compiler.build_program import ProgramBuilder
 from policyengine.compiler.description import endpoint_walk
 from policyengine.compiler.description.endpoint_walk import EndpointWalk
 from policyengine.compiler.description.model import ProgramDescription, ProgramItem
-from policyengine.compiler.description.node_words import TEST_WORDS
+from policyengine.compiler.description.node_words import TEST_WORDS, describe_test
 from policyengine.compiler.graph.box import BoxKind
 from policyengine.compiler.graph.draw import draw
 from policyengine.compiler.graph.selection import read_endpoint
 from policyengine.compiler.tree import tree_of
 from policyengine.engine import Engine
-from policyengine.evaluator.conditions import Condition, Connective
+from policyengine.evaluator.conditions import Condition, Connective, Equal
 from policyengine.evaluator.history_nodes import AggregateValue, HistoryNode
-from policyengine.evaluator.relation_nodes import Binary
+from policyengine.evaluator.nodes import Slot
+from policyengine.evaluator.relation_nodes import Binary, PendingIdTest
 from policyengine.runtime.endpoints import Endpoint, HttpEndpoint, MalformedEndpoint
+from policyengine.typesystem import Scalar
 from tests.depth import examples, scaled
 from tests.generate import cases
 
@@ -290,9 +292,15 @@ def test_a_fact_has_the_same_slot_in_every_condition() -> None:
 
 def test_every_kind_of_condition_has_words() -> None:
     bases = {Condition, Connective, Binary, HistoryNode, AggregateValue}
+    bases.add(PendingIdTest)  # described as its relation
     pending, found = [Condition], set()
     while pending:
         kind = pending.pop()
         found.add(kind)
         pending += kind.__subclasses__()
     assert found - bases == TEST_WORDS.keys()
+
+
+def test_a_relation_of_a_resource_id_is_described_like_any_other() -> None:
+    relation = Equal(Slot(3, ("resource", "id"), Scalar.STRING, "resource.id", 1, 0, "", False), "x", False)
+    assert describe_test(PendingIdTest(relation, "==", "x")) == "slot 3, equality test"

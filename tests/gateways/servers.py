@@ -39,8 +39,12 @@ class Answer:
 
     @property
     def problem(self) -> dict[str, Any]:
-        assert self.headers["content-type"] == "application/problem+json"
+        """The problem; nginx sends it to clients of MCP as the data of an error."""
         found: dict[str, Any] = json.loads(self.body)
+        if found.get("jsonrpc") == "2.0":
+            assert self.headers["content-type"] == "application/json"
+            return found["error"]["data"]  # type: ignore[no-any-return]
+        assert self.headers["content-type"] == "application/problem+json"
         return found
 
 

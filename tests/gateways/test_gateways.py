@@ -68,8 +68,12 @@ def test_a_denied_request_gets_a_problem_body_and_does_not_reach_the_server(web:
     assert web.api.taken() == []
 
 
-def test_a_request_without_credentials_gets_401(web: Gateway) -> None:
-    answer = web.client.ask("/v1/things/7")
+MCP = ("Mcp-Protocol-Version: 2026-07-28",)  # of a client of MCP, to which nginx sends errors of JSON-RPC
+
+
+@pytest.mark.parametrize("more", [(), MCP], ids=["http", "mcp"])
+def test_a_request_without_credentials_gets_401(web: Gateway, more: tuple[str, ...]) -> None:
+    answer = web.client.ask("/v1/things/7", *more)
     assert answer.status == 401
     assert answer.headers["www-authenticate"] == 'Bearer realm="agents"'
     assert answer.problem["status"] == 401
@@ -82,8 +86,9 @@ def test_a_missing_scope_is_denied(web: Gateway) -> None:
     assert len(web.api.taken()) == 1
 
 
-def test_a_confirm_is_denied_with_the_approval_binding(web: Gateway) -> None:
-    answer = web.client.ask("/v1/ask", WRITER, method="POST")
+@pytest.mark.parametrize("more", [(), MCP], ids=["http", "mcp"])
+def test_a_confirm_is_denied_with_the_approval_binding(web: Gateway, more: tuple[str, ...]) -> None:
+    answer = web.client.ask("/v1/ask", WRITER, *more, method="POST")
     assert (answer.status, answer.problem["outcome"]) == (403, "confirm")
     remedy = answer.problem["remedies"][0]
     assert (remedy["kind"], remedy["by"], remedy["within"]) == ("approval", "role finance", "15m")
@@ -91,8 +96,9 @@ def test_a_confirm_is_denied_with_the_approval_binding(web: Gateway) -> None:
     assert web.api.taken() == []
 
 
-def test_a_throttled_request_gets_429_with_retry_after(web: Gateway) -> None:
-    answers = [web.client.ask("/v1/seldom", WRITER) for _ in range(2)]
+@pytest.mark.parametrize("more", [(), MCP], ids=["http", "mcp"])
+def test_a_throttled_request_gets_429_with_retry_after(web: Gateway, more: tuple[str, ...]) -> None:
+    answers = [web.client.ask("/v1/seldom", WRITER, *more) for _ in range(2)]
     assert answers[1].status == 429
     assert 0 < int(answers[1].headers["retry-after"]) <= 3_600  # all gateways share the rate of the user
     assert answers[1].headers["ratelimit-policy"] == '"now and then";q=1;w=3600'

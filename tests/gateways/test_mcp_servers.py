@@ -22,6 +22,7 @@ import httpx2  # noqa: E402
 from mcp.client.client import Client  # noqa: E402
 from mcp.client.streamable_http import streamable_http_client  # noqa: E402
 from mcp.server.transport_security import TransportSecuritySettings  # noqa: E402
+from mcp.shared.exceptions import MCPError  # noqa: E402
 
 POLICY = """
 language 1
@@ -216,6 +217,32 @@ def test_other_http_methods_are_decided_by_path(web: Gateway, method: str) -> No
     assert web.api.taken() == []
 
 
+# ── The errors that clients of nginx get ──────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("kind", [one for one in KINDS if one.name == "nginx"], indirect=True, ids=["nginx"])
+def test_nginx_answers_a_denied_message_with_an_error_of_json_rpc(web: Gateway) -> None:
+    answer = ask(web, message("tools/call", "erase"), *call("erase"))
+    found = json.loads(answer.body)
+    assert (answer.status, answer.headers["content-type"]) == (403, "application/json")
+    assert (found["jsonrpc"], found["id"], found["error"]["code"]) == ("2.0", None, -32003)
+    assert found["error"]["message"] == "denied: no block grants this to the caller"
+    assert found["error"]["data"]["outcome"] == "deny"
+    assert found["error"]["data"]["decision"] == answer.headers["x-decision-id"]
+    malformed = ask(web, message("tools/call", "read"), "Mcp-Method: tools/call")
+    error = json.loads(malformed.body)["error"]
+    assert (malformed.status, error["code"]) == (400, -32600)
+    assert error["message"].startswith("refused: ")
+    assert error["data"]["status"] == 400
+    hostile = 'a"b\\c\\", "detail":"d'
+    answer = ask(web, message(hostile), f"Mcp-Method: {hostile}")
+    error = json.loads(answer.body)["error"]
+    assert (answer.status, error["message"]) == (400, f"refused: {error['data']['detail']}")
+    assert hostile in error["message"]
+    other = web.client.ask("/erase", WRITER, method="POST")  # a client of another protocol
+    assert (other.status, other.headers["content-type"]) == (403, "application/problem+json")
+
+
 # ── The client of the SDK ─────────────────────────────────────────────────────────────────────
 
 
@@ -236,11 +263,14 @@ def test_the_client_of_the_sdk_calls_what_is_granted(
     server = cast(Upstream, Port(int(notes.removesuffix("/mcp").rpartition(":")[2])))
     with gateway(kind, tmp_path, server, ports, None) as one:
         url = f"http://127.0.0.1:{one.client.port}/mcp"
-        assert asyncio.run(asked_in(url, "2026-07-28")) == ["erase", "read", "content", "refused"]
-        assert asyncio.run(asked_in(url, "auto")) == ["erase", "read", "content", "refused"]
+        refused = (
+            "denied: no block grants this to the caller" if name == "nginx" else "Server returned an error response"
+        )
+        assert asyncio.run(asked_in(url, "2026-07-28")) == ["erase", "read", "content", refused]
+        assert asyncio.run(asked_in(url, "auto")) == ["erase", "read", "content", refused]
         # Its messages say only in their bodies what they are.
         older = asyncio.run(asked_in(url, "legacy"))
-        assert older == (["erase", "read", "content", "refused"] if kind.sees_body else ["not connected"])
+        assert older == (["erase", "read", "content", refused] if kind.sees_body else ["not connected"])
 
 
 async def asked_in(url: str, mode: str) -> list[str]:
@@ -260,6 +290,6 @@ async def asked_in(url: str, mode: str) -> list[str]:
 async def result_of(client: Client, tool: str) -> str:
     try:
         content = (await client.call_tool(tool, {})).content
-    except Exception:
-        return "refused"
+    except MCPError as error:
+        return error.message
     return str(getattr(content[0], "text", ""))

@@ -26,12 +26,16 @@ def offers(folder, *, name="desk", tools=(TOOL,), **lists):
     return read_tools(str(folder / "offers.json"), name)
 
 
-def allows(engine, uri):
-    return engine.decide({
+def question(uri):
+    return {
         "action": {"name": "read"}, "resource": {"type": "mcp_resource", "id": uri}, "context": {"server": "desk"},
         "agent": {"id": "example-agent", "issuer": "login"}, "user": {"id": "alice"},
         "credential": {"kind": "jwt", "lifetime": "10m"},
-    }).allowed  # fmt: skip
+    }  # fmt: skip
+
+
+def allows(engine, uri):
+    return engine.decide(question(uri)).allowed
 
 
 def brought(folder, *, check=False, **lists):
@@ -164,6 +168,19 @@ def test_everything_that_a_server_offers_can_be_granted_and_nothing_is_allowed_y
         "context": {"server": "desk"}, "agent": {"id": "example-agent", "issuer": "login"}, "user": {"id": "alice"},
     }  # fmt: skip
     assert not engine.decide(asked).allowed
+
+
+def test_what_a_server_offers_is_in_scopes_for_an_issuer_whose_tokens_have_scopes(tmp_path):
+    brought(tmp_path, **LISTS, capabilities={"logging": {}})
+    doors = tmp_path / "p/doors.policy"
+    text = doors.read_text()
+    assert "   scopes none" in text
+    doors.write_text(text.replace("   scopes none", ""))
+    engine = Engine.load(tmp_path / "p", clock=lambda: OPEN)
+    asked = question("notes://readme")
+    assert not engine.decide(asked).allowed
+    for scopes, allowed in ((["tools.read"], False), (["resources.read"], True)):
+        assert engine.decide({**asked, "credential": {**asked["credential"], "scopes": scopes}}).allowed is allowed
 
 
 def test_a_server_without_tools_is_imported_too(tmp_path):

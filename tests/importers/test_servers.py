@@ -10,10 +10,14 @@ import time
 import pytest
 
 from policyengine.importers import ApiImportError, ApiOperationKind, import_policies, read_tools
+from policyengine.importers.mcp_client import list_server_tools
 from tests import forking
 from tests.importers.bringing import assert_sound
 
 pytest.importorskip("mcp", reason="missing: pip install '.[mcp]'")
+
+from tests.integrations.era_servers import MODERN, EraServer, LegacyListFails
+from tests.integrations.serving import serving
 
 SERVER = """\
 import sys
@@ -113,7 +117,7 @@ def wait_for(port):
         (f"{shlex.quote(sys.executable)} -c pass", "listing the tools failed"),
         ("no-such-command-here --x", "listing the tools failed"),
         ("http://127.0.0.1:9/mcp", "listing the tools failed"),
-        ('echo "', "this is not a command"),
+        ('echo "', "the command cannot be split into words: no closing quotation"),
         (" ", "the command is empty"),
     ],
 )
@@ -126,3 +130,26 @@ def test_a_source_that_does_not_speak_mcp_is_reported(source, told):
 def test_a_tool_list_in_a_file_needs_no_server(tmp_path):
     (tmp_path / "tools.json").write_text(json.dumps({"tools": [{"name": "x"}]}))
     assert len(read_tools(str(tmp_path / "tools.json")).operations) == 1
+
+
+@pytest.mark.parametrize(("speaks", "versions"), [("modern", 1), ("both", 2), ("legacy", 1)])
+def test_a_server_that_has_only_the_newest_version_needs_no_note(speaks, versions):
+    found = list_server_tools("server", lambda: EraServer(speaks).connect())
+    assert (len(found.listings), found.notes) == (versions, ())
+
+
+def test_a_failed_list_of_older_versions_is_told():
+    [note] = list_server_tools("server", lambda: LegacyListFails().connect()).notes
+    assert note == (
+        f"the tools could not be listed in versions of MCP before {MODERN}: MCPError: no list ?here??; if the server "
+        "defines them differently there, clients of these versions cannot use them until they are reviewed"
+    )
+
+
+def test_a_failed_list_of_older_versions_is_told_by_init():
+    """Over HTTP, like a server that a person names."""
+    with serving(LegacyListFails()) as url:
+        [note] = read_tools(f"{url}/mcp", "files").notes
+    assert note.startswith(f"the tools could not be listed in versions of MCP before {MODERN}: MCPError: no list")
+    with serving(EraServer("modern")) as url:
+        assert read_tools(f"{url}/mcp", "files").notes == ()

@@ -194,6 +194,16 @@ class EraServer:
                 group.cancel_scope.cancel()
 
 
+@dataclass(eq=False)
+class LegacyListFails(EraServer):
+    """A server of both eras that does not list its tools to clients with a handshake."""
+
+    async def _tools(self, context: Any, params: Any) -> types.ListToolsResult:
+        if context.protocol_version != MODERN:
+            raise MCPError(-32603, "no list `here`\x1b")
+        return await super()._tools(context, params)
+
+
 async def refuse(send: Any, is_modern: bool) -> None:
     """Answer as a server that knows nothing of the other era, or as a modern one that names its versions."""
     error = {"code": -32022, "message": "Unsupported protocol version", "data": {"supported": [MODERN]}}

@@ -118,7 +118,7 @@ def entities(*roles: str) -> str:
 
 @contextmanager
 def over_http(files: Path, *options: str) -> Iterator[tuple[str, int]]:
-    """The URL and the process; what it says on stderr is in `errors`."""
+    """The URL and the process; what it says on stderr is in `errors`, and after the URL in `shown`."""
     command = words_for(files, "--port", "0", *options)
     with (
         (files / "errors").open("w") as errors,
@@ -126,7 +126,10 @@ def over_http(files: Path, *options: str) -> Iterator[tuple[str, int]]:
     ):
         try:
             assert process.stdout is not None
-            yield process.stdout.readline().split()[-1], process.pid
+            url = process.stdout.readline().split()[-1]
+            shown = [process.stdout.readline() for _ in range(2 if "--metrics-port" in options else 1)]
+            (files / "shown").write_text("".join(shown))
+            yield url, process.pid
         finally:
             process.kill()
 
@@ -205,6 +208,8 @@ def test_the_metrics_port_counts_calls_and_outcomes_and_shows_readiness(files: P
 
     with over_http(files, "--metrics-port", str(port), "--log", str(files / "log.jsonl")) as (url, _):
         run(session(url))
+        shown = (files / "shown").read_text().splitlines()
+        assert shown == ["server:  billing", f"metrics: http://127.0.0.1:{port}/metrics"]
         with httpx.Client(base_url=f"http://127.0.0.1:{port}") as status:
             assert status.get("/healthz").json() == {"status": "ok"}
             assert status.get("/readyz").json()["status"] == "ready"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -11,8 +12,12 @@ import pytest
 from mcp.shared.exceptions import MCPError
 from mcp_types import Completion, PromptReference, ResourceTemplateReference
 
+from policyengine.audit import DecisionLog, read_records
+from policyengine.engine import Engine
+from policyengine.integrations.enforcement_point import make_denial
 from policyengine.integrations.mcp import fastmcp as of_fastmcp
-from policyengine.integrations.mcp.methods import DENIED
+from policyengine.integrations.mcp.methods import DENIED, LIST_METHODS, is_visible
+from policyengine.reload.integration_engine import LiveEngine
 from tests.integrations.conftest import BOT, Watched
 from tests.integrations.relaying import relayed
 
@@ -104,7 +109,7 @@ def test_fastmcp_completes_only_for_what_the_caller_may_use(watched: Watched) ->
             "resources/templates/list",
             "resourceTemplates",
             "uriTemplate",
-            ["docs://open/{a}", "{+a}", "docs://open/{a}"],
+            ["docs://open/{a}", "docs://shut/{a}", "docs://open/{a}"],
         ),
     ],
 )
@@ -138,3 +143,44 @@ def test_a_resource_uri_that_escapes_never_reaches_the_server(watched: Watched, 
             assert (await session.refused(1, method, {"uri": uri})).code == DENIED
 
     anyio.run(run)
+
+
+CONFIRMED = """
+language 1
+package notes
+entity user { roles: set<string> }
+facts on TOOL notes/pay { args.amount: number }
+issuer local { scopes none }
+agent "coder" { issued by local   acts alone   may TOOL notes/pay }
+guard "large" on TOOL notes/pay { confirm by role finance within 15m when args.amount > 500 }
+"""
+
+
+def test_the_log_says_which_decisions_are_about_a_list(tmp_path: Path) -> None:
+    """The tool is listed, although the decision without its arguments is a deny."""
+    log = DecisionLog(tmp_path / "log.jsonl", seal=None)
+    engine = Engine.from_text(CONFIRMED, log=log)
+    coder = {"agent": {"id": "coder", "issuer": "local"}, "credential": {"issuer": "local"}}
+    assert asyncio.run(is_visible(engine, LIST_METHODS["tools/list"], "pay", "notes", coder))
+    call = {**coder, "tool": {"server": "notes", "name": "pay"}, "args": {"amount": 900}}
+    assert engine.evaluate(call).outcome == engine.decide(call).outcome == "confirm"
+    log.close()
+    records = list(read_records(log.path))
+    assert [(one.call, one.outcome) for one in records] == [
+        ("list", "deny"), ("evaluate", "confirm"), ("decide", "confirm"),
+    ]  # fmt: skip
+
+
+def test_a_list_over_a_live_engine_is_recorded_as_one() -> None:
+    asked: list[str] = []
+
+    class Reloading:
+        class current:
+            @staticmethod
+            async def evaluate_listed_async(question: Any) -> Any:
+                asked.append(question["tool"]["name"])
+                return make_denial("no")
+
+    live: Any = LiveEngine(Reloading)  # type: ignore[arg-type]
+    assert not asyncio.run(is_visible(live, LIST_METHODS["tools/list"], "pay", "notes", {}))
+    assert asked == ["pay"]

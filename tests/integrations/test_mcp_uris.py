@@ -20,9 +20,10 @@ from mcp.shared.exceptions import MCPError
 from mcp.shared.uri_template import UriTemplate
 
 from policyengine.engine import Engine
-from policyengine.http.resource_uris import TOO_LONG, canonical_template, canonical_uri
+from policyengine.http.resource_uris import TOO_LONG, canonical_template, canonical_uri, template_glob
 from policyengine.integrations.mcp import fastmcp, sdk
 from policyengine.runtime.paths import MalformedPath
+from policyengine.runtime.patterns import Glob
 from tests import forking
 
 POLICY = """
@@ -171,6 +172,35 @@ def test_a_canonical_uri_template_keeps_its_expressions(template: str, spelling:
     assert isinstance(found, MalformedPath) if spelling is None else found == spelling
 
 
+VALUES = {"x": "7", "y": "a b", "path": "p/q", "list": ["r", "s"], "host": "h", "port": "8443", "empty": ""}
+
+
+@pytest.mark.parametrize(
+    ("template", "glob"),
+    [
+        ("notes://{x}/{y}", "notes://*/*"), ("NOTES://a%20b/{list}{?x}", "notes://a b/**"),
+        ("https://{host}.Example.com:{port}/{x}", "https://*.example.com:*/*"), ("notes://a{/list*}{.x}", "notes://a**"),
+        ("notes://a/{x}{#y}", "notes://a/*"), ("notes://a/{x}{;y}", "notes://a/*"), ("{+path}", "*"),
+        ("notes://a?b=1{&x}", "notes://a?b=1*"), ("notes://10000/1{x}0", "notes://10000/1*0"),
+        ("notes://200/2{/x}0{list}/{y}", "notes://200/2*0*/*"), ("notes://a/b", "notes://a/b"),
+        ("notes://a*/{x}", "notes://a*/*"), ("notes://%73ecret/{x}", None), ("notes://open/../shut/{x}", None),
+        ("notes://%ff/{x}", None), ("open/{x}", None),
+    ],
+)  # fmt: skip
+def test_the_glob_of_a_template_matches_each_of_its_uris(template: str, glob: str | None) -> None:
+    found = template_glob(template)
+    if glob is None:
+        return assert_malformed(found)
+    assert found == glob
+    for left_out in (*VALUES, None):
+        uri = canonical_uri(UriTemplate.parse(template).expand({k: v for k, v in VALUES.items() if k != left_out}))
+        assert isinstance(uri, MalformedPath) or Glob(glob).matches(uri)
+
+
+def assert_malformed(found: object) -> None:
+    assert isinstance(found, MalformedPath)
+
+
 # ── As templates read them ────────────────────────────────────────────────────────────────────
 
 PIECES = [
@@ -194,6 +224,7 @@ def check_paths_read(seed: int, number: int) -> int:
         for template in (TEMPLATE, "notes://{box}"):
             for captured in readings(uri, template):
                 assert template.format(**captured) == spelling, uri
+                assert Glob(glob_of(template)).matches(spelling), uri
                 read += 1
     return read
 
@@ -210,6 +241,12 @@ def check_queries_read(seed: int, number: int) -> int:
             assert unquote(spelling.partition("?q=")[2].partition("&")[0]) == captured["q"], uri
             read += 1
     return read
+
+
+def glob_of(template: str) -> str:
+    glob = template_glob(template)
+    assert isinstance(glob, str), template
+    return glob
 
 
 def readings(uri: str, template: str) -> list[dict[str, str]]:

@@ -24,7 +24,12 @@ from policyengine.audit import DecisionLog, read_log
 from policyengine.engine import Engine
 from policyengine.integrations.mcp.gateway import McpGateway
 from policyengine.integrations.mcp.methods import DENIED
-from policyengine.integrations.mcp.pinned_tools import PinnedSession, PinOptions, ToolPins
+from policyengine.integrations.mcp.pinned_tools import (
+    MAX_DENIED_CALLERS,
+    PinnedSession,
+    PinOptions,
+    ToolPins,
+)
 from policyengine.integrations.mcp.sdk import always
 from policyengine.integrations.mcp.upstream import McpUpstream
 from policyengine.tool_pins.definitions import hash_definition
@@ -200,7 +205,10 @@ def test_attack_a_definition_that_changes_after_the_first_list_is_hidden_and_den
     gateway.talk({"lists": [[[READ, WRITE]], [[changed, WRITE]]]}, work)
 
 
-def test_attack_a_definition_that_changes_after_the_first_call_is_denied_at_once(gateway: Gateway) -> None:
+@pytest.mark.parametrize("mode", ["legacy", "2026-07-28"])
+def test_attack_a_definition_that_changes_after_the_first_call_is_denied_at_once(gateway: Gateway, mode: str) -> None:
+    """The server announces the change; a modern client reaches it in a session of the gateway."""
+    gateway.mode = mode
     gateway.pin(READ)
 
     async def work(client: Client) -> None:
@@ -250,9 +258,59 @@ def test_a_mended_tool_is_called_without_a_restart(gateway: Gateway) -> None:
 
     async def work(client: Client) -> None:
         assert "not the reviewed one" in await call(client, "read")
+        gateway.clock.now += 5
         assert await call(client, "read") == "call 1 of read"
 
     gateway.talk({"lists": [[[EVIL]], [[READ]]]}, work)
+
+
+def test_attack_calls_of_a_denied_tool_do_not_list_all_pages_each_time(gateway: Gateway) -> None:
+    """A call of another caller does, because the server may list other tools to it."""
+    gateway.pin(READ)
+    options = PinOptions(clock=gateway.clock)
+    session = PinnedSession(ToolPins(gateway.folder / "mcp-pins.json", options=options), "notes", gateway.engine)
+    listed: list[str] = []
+    tools = {"one": [READ], "other": [READ, WRITE]}
+
+    async def find(name: str, caller: str) -> bool:
+        async def fetch(params: Any) -> object:
+            listed.append(caller)
+            return {"tools": tools[caller]}
+
+        return isinstance(await session.find(name, fetch, {}, nullcontext, caller), ListedTool)
+
+    async def run() -> None:
+        for number in range(50):
+            assert not await find(f"write{number}", "one")
+            assert await find("read", "one")
+        assert listed == ["one"]
+        assert not await find("write", "other")  # it is not pinned
+        assert listed == ["one", "other"]
+        gateway.pin(READ, WRITE)  # a review takes effect at once
+        assert await find("write", "one")
+        gateway.pin(READ)
+        gateway.clock.now += 5
+        assert not await find("write", "one")
+        session.notice("notifications/tools/list_changed")
+        assert not await find("write", "one")
+        assert listed == ["one", "other", "one", "one"]
+
+    asyncio.run(asyncio.wait_for(run(), 20))
+
+
+def test_the_callers_whose_calls_were_denied_are_bounded(gateway: Gateway) -> None:
+    gateway.pin(READ)
+    session = PinnedSession(ToolPins(gateway.folder / "mcp-pins.json"), "notes", gateway.engine)
+
+    async def fetch(params: Any) -> object:
+        return {"tools": [READ]}
+
+    async def run() -> None:
+        for number in range(MAX_DENIED_CALLERS + 10):
+            await session.find("write", fetch, {}, nullcontext, str(number))
+
+    asyncio.run(asyncio.wait_for(run(), 20))
+    assert len(session._denied) == MAX_DENIED_CALLERS
 
 
 def test_attack_a_server_that_lists_good_tools_to_the_gateway_and_others_to_the_client_shows_nothing(

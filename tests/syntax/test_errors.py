@@ -979,6 +979,7 @@ CASES: list[tuple[str, str, str, str | None, str]] = [
         '"acme"',
     ),
     ("anyone { mai GET /x }", "E115", "unknown word `mai`", "did you mean `may`?", "mai"),
+    ("anyone { mya GET /x }", "E115", "unknown word `mya`", "did you mean `may`?", "mya"),
     ("user any { mat GET /x }", "E115", "unknown word `mat`", "did you mean `may`?", "mat"),
     ("user any { nay GET /x }", "E101", "expected `may`, `valid` or `}`, got `nay`", None, "nay"),
     (

@@ -111,7 +111,7 @@ class PolicySuggester:
 
     def suggested(self) -> PolicySuggestion:
         """Return the suggestion. Raises OSError if the log cannot be read, and ReplayError."""
-        for record in read_records(self.log, self.tell):
+        for record in read_requests(self.log, self.tell):
             self.look_at(record)
         agents = self.doors_of_agents()
         doors = self.useful([*agents, *self.doors_of_people(agents)])
@@ -296,7 +296,7 @@ class PolicySuggester:
         kernel = self.compiled(doors)
         meant = {line for door in doors for line in door.lines}
         flips: list[DecisionFlip] = []
-        for record in read_records(self.log) if doors else ():
+        for record in read_requests(self.log) if doors else ():
             try:
                 flip = flip_between(record, self.kernel, kernel)
             except ReplayError:
@@ -308,6 +308,11 @@ class PolicySuggester:
             written, doors, tuple(left), self.records, self.unusable, self.allowed, len(meant),
             tuple(one for one in flips if one.line in meant), others,
         )  # fmt: skip
+
+
+def read_requests(log: Path | str, tell: Callable[[str], None] = lambda message: None) -> Iterator[DecisionRecord]:
+    """Yield the decisions about requests: an item of a list was not requested. Raises OSError."""
+    return (record for record in read_records(log, tell) if not record.is_listing)
 
 
 def pattern_text(endpoint: Endpoint, patterns: Sequence[k.Pattern], kernel: k.Kernel) -> str | None:

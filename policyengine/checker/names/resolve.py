@@ -172,11 +172,23 @@ def suggest_in_group(text: str, context: ExpressionContext) -> str | None:
 
 def suggest_in_other_group(text: str, context: ExpressionContext) -> str | None:
     """Suggest another root, such as `credential.kind` for `user.kind`, if exactly one fact has this member name. Return
-    None otherwise.
+    None otherwise. The members of `args`, `body` and `context` have any names, so only declared facts are similar;
+    so they are for `tool`, whose arguments are in `args`.
     """
-    member = text.partition(".")[2]
-    same = sorted(name for name in known_facts(context) if name.partition(".")[2] == member)
+    root, _, member = text.partition(".")
+    names = {fact.name for fact in context.schema.facts} if root in (*FACT_ROOTS, "tool") else known_facts(context)
+    same = sorted(name for name in names if name.partition(".")[2] == member)
     return same[0] if len(same) == 1 else None
+
+
+def undeclared_member_hint(root: str, path: Path) -> str:
+    """Return a hint for an attribute of `user`, `agent` or `tool` that no entity declares."""
+    if root != "tool":
+        return f"or declare `entity {root} {{ {path[1]}: … }}`"
+    if path[1] in ("args", "arguments"):
+        return "the arguments of a call are `args`, without `tool.`"
+    argument = f"args.{path[1]}"
+    return f"for an argument of the call, declare `facts on TOOL … {{ {argument}: string }}` and write `{argument}`"
 
 
 def members_hint(root: str, context: ExpressionContext) -> str | None:
@@ -287,9 +299,7 @@ def lower_entity_fact(reference: ast.Reference, path: Path, context: ExpressionC
             hint = f"declare `entity {root}`, or name one of its facts: `{root}.{'id' if root == 'agent' else 'name'}`"
             context.report("E250", f"`{root}` is not declared as an entity", reference.span, hint)
             return None
-        report_unknown_fact(
-            reference, head_span(reference, 2), context, f"or declare `entity {root} {{ {path[1]}: … }}`"
-        )
+        report_unknown_fact(reference, head_span(reference, 2), context, undeclared_member_hint(root, path))
         return None
     if len(path) > 1 and not declared:
         report_unknown_fact(

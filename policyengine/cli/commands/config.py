@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from policyengine.cli.errors import CommandError
+from policyengine.cli.mcp_header_warnings import forwarding_warnings, print_forwarding_warnings
 from policyengine.cli.options.common import TextOrJson
 from policyengine.cli.output.terminal import OutputFormat, Screen, print_json
 from policyengine.cli.settings.file import ERROR_KIND, ProjectSettings, display_path, load_settings
@@ -101,12 +102,15 @@ def check_settings(found: ProjectSettings, policies: Path, format: OutputFormat,
     said = sum(row.value is not None for row in setting_values(found))
     name = None if found.file is None else display_path(found.file)
     if format is OutputFormat.JSON:
-        print_json({"file": name, "settings": said, **({"proved": proved} if probe else {})})
+        warned = [{"message": message, "hint": hint} for message, hint in forwarding_warnings(found)]
+        more = {"proved": proved} if probe else {}
+        print_json({"file": name, "settings": said, **more, **({"warnings": warned} if warned else {})})
     else:
         what = "no `policyengine.toml`" if name is None else f"no mistakes in `{name}`"
         Screen().line(f"{what}: {said} setting{'' if said == 1 else 's'}")
         for server, methods in proved.items():
             Screen().line(f"the MCP server `{server}` compares its headers with the body of {', '.join(methods)}")
+        print_forwarding_warnings(found)
     return 0
 
 

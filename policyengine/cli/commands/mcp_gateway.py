@@ -90,6 +90,7 @@ from policyengine.cli.upstream_setup import (
     require_sdk,
     select_environment,
 )
+from policyengine.control_characters import one_line
 from policyengine.integrations.mcp.elicit_modes import ElicitMode
 from policyengine.integrations.mcp.unreviewed_tools import UnreviewedTools
 
@@ -271,11 +272,23 @@ def run_setup(
     check_names(front.server, front.said, loaded.engine.kernel)
     if front.verified:
         check_resource(front, loaded.engine)
+    else:
+        warn_about_caller(front, loaded.engine)
     front = with_pages(front, loaded.settings.console.public_url)
     served = prepare_serving(setup, loaded)
     with run_gateway_threads(served.held, setup.reload.watch, served.following):
         log_unmatched_people(loaded)
         run_gateway(front, served.held, token, environment)
+
+
+def warn_about_caller(front: GatewayOptions, engine: Engine) -> None:
+    """Warn if the policies allow the caller nothing without facts that neither `--as` nor a header states."""
+    from policyengine.cli.caller_warnings import missing_facts_warning
+    from policyengine.cli.output.terminal import Screen
+
+    warning = None if front.headers else missing_facts_warning(engine, front.server, front.said)
+    if warning is not None:
+        Screen(sys.stderr).warn(warning)
 
 
 def check_resource(front: GatewayOptions, engine: Engine) -> None:
@@ -341,6 +354,15 @@ def run_gateway(
         serve_http(gateway, front, held, tally)
 
 
+def print_listening(server: str, url: str, metrics: Sequence[str]) -> None:
+    """Print the addresses and flush them, because the program that started the gateway may wait for them."""
+    print(f"listening on {url}/mcp")
+    print(f"server:  {one_line(server)}")
+    for address in metrics:
+        print(f"metrics: {address}/metrics")
+    sys.stdout.flush()
+
+
 def serve_http(gateway: McpGateway, front: GatewayOptions, held: ReloadableEngine, tally: ServerCounters) -> None:
     from policyengine.http.host_check import AllowedHostError
     from policyengine.integrations.mcp.gateway import http_app
@@ -378,7 +400,7 @@ def serve_http(gateway: McpGateway, front: GatewayOptions, held: ReloadableEngin
         for each in metrics:
             listeners.enter_context(each)
         server = StatusServer(uvicorn_config(app, lifespan="on"), table, board, api, metrics)
-        print(f"listening on {listener_url(listener)}/mcp", flush=True)
+        print_listening(front.server, listener_url(listener), [listener_url(each) for each in metrics])
         server.run(sockets=[listener])
     if server.caught is not None:
         signal.raise_signal(server.caught)

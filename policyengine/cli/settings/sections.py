@@ -301,7 +301,7 @@ class ApprovalsSettings(CommandSection):
     )
     wait: t.ApprovalWait | None = setting("1d", "how long people can answer, from `1m` to `7d`")
     issuers: t.Texts | None = setting(
-        "issuers with `users like`, and the only other one",
+        "issuers with `users like`, and an issuer without it if it is the only one",
         "issuers whose users may answer; a user must have the same name under all of them",
     )
     most_per_requester: t.PositiveNumber | None = setting(

@@ -50,6 +50,8 @@ TEST_WORDS: dict[type[n.Node], str] = {
 
 def describe_test(node: n.Node) -> str:
     """Return how a condition is tested: `slot 12, order test`. The condition of a limit may be a plain value."""
+    if isinstance(node, r.PendingIdTest):
+        return describe_test(node.relation)
     slots = list(dict.fromkeys(slots_of(node)))
     read = [] if not slots else [f"slot{'s' if len(slots) > 1 else ''} {', '.join(map(str, slots))}"]
     if any(isinstance(part, h.AggregateValue) for part in parts_of(node)):
@@ -78,6 +80,8 @@ def parts_of(node: n.Node) -> tuple[n.Node, ...]:
     match node:
         case Connective(items=items) | n.CollectionValue(items=items) | n.FunctionValue(items=items):
             return items
+        case r.PendingIdTest(relation=inner):
+            return (inner,)
         case Not(operand=inner) | n.RecordedFact(node=inner) | e.EntityAttribute(base=inner):
             return (inner,)
         case Truth(node=inner) | Equal(node=inner) | OrderTest(node=inner) | OneOf(node=inner):

@@ -26,6 +26,7 @@ from policyengine.integrations.enforcement_point import (
 from policyengine.integrations.mcp.methods import build_mcp_question, get_arguments, refuse_alias
 from policyengine.integrations.mcp.pinned_tools import PinnedSession, with_tool_facts
 from policyengine.integrations.mcp.plain_messages import read_plain_message
+from policyengine.integrations.mcp.upstream_imitations import has_own_meta
 from policyengine.runtime.decision import Decision, Outcome
 from policyengine.runtime.request import Request
 from policyengine.runtime.request_template import RequestTemplate
@@ -128,8 +129,11 @@ def read_usual_answer(line: bytes) -> tuple[CallId, dict[str, Any]] | None:
 
 
 def is_usual_result(result: Mapping[str, Any]) -> bool:
-    """Return whether a result ends its call: it neither asks the client for input nor names a task."""
-    return result.keys() <= RESULT_MEMBERS and result.get("resultType", COMPLETE) == COMPLETE
+    """Return whether a result ends its call: it neither asks the client for input nor names a task, nor imitates the
+    gateway.
+    """
+    is_complete = result.keys() <= RESULT_MEMBERS and result.get("resultType", COMPLETE) == COMPLETE
+    return is_complete and ("_meta" not in result or not has_own_meta(result["_meta"]))
 
 
 def usual_outcome(result: Mapping[str, Any]) -> tuple[int, Facts | None]:

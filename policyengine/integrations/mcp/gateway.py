@@ -29,6 +29,7 @@ from policyengine.integrations.mcp.http_endpoint import McpApplication, McpEndpo
 from policyengine.integrations.mcp.http_exchange import find_exchange
 from policyengine.integrations.mcp.line_streams import LineReader, LineWriter, has_pipes, own_streams
 from policyengine.integrations.mcp.pinned_tools import ToolPins
+from policyengine.integrations.mcp.protocol_errors import mark_foreign_error
 from policyengine.integrations.mcp.relay import Relay
 from policyengine.integrations.mcp.relay_requests import MessageReader, MessageWriter, RelayRequest
 from policyengine.integrations.mcp.sdk import PolicyMiddleware, RequestContext
@@ -41,6 +42,7 @@ from policyengine.integrations.mcp.tasks import TaskTable
 from policyengine.integrations.mcp.unambiguous_messages import StdioRequest, check_upstream_params
 from policyengine.integrations.mcp.upstream import McpUpstream
 from policyengine.integrations.mcp.upstream_eras import UpstreamEras
+from policyengine.integrations.mcp.upstream_imitations import without_own_meta
 from policyengine.integrations.mcp.upstream_messages import UpstreamMessages
 
 try:
@@ -89,7 +91,12 @@ class UpstreamPolicyMiddleware(PolicyMiddleware):
     async def __call__(self, ctx: RequestContext, call_next: CallNext) -> HandlerResult:
         if ctx.method == "initialize":
             await self._identify_session(ctx)
-        return await super().__call__(ctx, call_next)
+        return await super().__call__(ctx, marking_imitations(call_next))
+
+    async def resume(
+        self, ctx: RequestContext, call_next: CallNext, decided: CallDecision, began: float | None = None
+    ) -> HandlerResult:
+        return await super().resume(ctx, marking_imitations(call_next), decided, began)
 
     async def _identify_session(self, ctx: RequestContext) -> None:
         """Remember the caller that begins the session. If it is not known, nothing is asked of the client for it."""
@@ -139,6 +146,19 @@ class UpstreamPolicyMiddleware(PolicyMiddleware):
         return found
 
 
+def marking_imitations(call_next: CallNext) -> CallNext:
+    """Return the function that asks the upstream server, without what could be taken for answers of the gateway."""
+
+    async def call_upstream(ctx: RequestContext) -> HandlerResult:
+        try:
+            result = await call_next(ctx)
+        except MCPError as error:
+            raise mark_foreign_error(error) from None
+        return without_own_meta(result) if isinstance(result, dict) else result
+
+    return call_upstream
+
+
 @dataclass(slots=True, eq=False)
 class McpGateway:
     decides: PolicyDecisionPoint
@@ -157,6 +177,7 @@ class McpGateway:
         client."""
         async with UpstreamEras.running(self.upstream, is_private=is_private) as eras:
             policy = self._policy()
+            eras.follow(policy.notice)
             self.service = service = StatelessService(policy, eras, direct=policy)
             try:
                 yield service

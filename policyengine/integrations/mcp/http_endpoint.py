@@ -18,6 +18,7 @@ from policyengine.integrations.mcp.eras import has_envelope
 from policyengine.integrations.mcp.http_messages import NOT_JSON, decode_body, header
 from policyengine.integrations.mcp.http_refusals import HttpRefusal, send_refusal
 from policyengine.integrations.mcp.legacy_client import SESSION_HEADER
+from policyengine.integrations.mcp.message_bounds import MAX_MESSAGE_VALUES, has_too_many_values
 from policyengine.integrations.mcp.session_endpoint import SessionEndpoint
 from policyengine.integrations.mcp.sessions import SessionTable
 from policyengine.integrations.mcp.stateless_endpoint import StatelessEndpoint
@@ -37,6 +38,7 @@ PATH = "/mcp"
 MAX_REQUEST_BYTES = 4 * 1024 * 1024
 VERSION_HEADER = MCP_PROTOCOL_VERSION_HEADER.encode()
 TOO_LARGE = HttpRefusal(413, f"the body has more than {MAX_REQUEST_BYTES} bytes", INVALID_REQUEST)
+TOO_MANY_VALUES = HttpRefusal(413, f"the message has more than {MAX_MESSAGE_VALUES:,} values", INVALID_REQUEST)
 NO_SESSION = HttpRefusal(
     400,
     "the request has no session: send `initialize` first, or the headers and `_meta` of 2026-07-28",
@@ -65,6 +67,8 @@ class McpEndpoint:
         body = await read_body(scope, receive) if scope["method"] == "POST" else b""
         if body is None:
             return await send_refusal(TOO_LARGE, send)
+        if has_too_many_values(body):
+            return await send_refusal(TOO_MANY_VALUES, send)
         await self._answer(scope, receive, send, body)
 
     def _refusal(self, scope: Scope) -> HttpRefusal | None:

@@ -19,7 +19,7 @@ from policyengine.install_hints import install_command
 from policyengine.integrations.mcp.eras import without_envelope
 from policyengine.integrations.mcp.http_session import HttpSession
 from policyengine.integrations.mcp.methods import DENIED, METHOD_NOT_FOUND
-from policyengine.integrations.mcp.notifications import CANCELLED
+from policyengine.integrations.mcp.notifications import CANCELLED, Notice, ignore_method
 from policyengine.integrations.mcp.relay import UPSTREAM_GONE
 from policyengine.integrations.mcp.stream_upstream import CANCEL_SECONDS, MAX_BACKLOG
 from policyengine.integrations.mcp.upstream import McpUpstream, describe_error
@@ -115,6 +115,7 @@ class LegacySession:
         self._scope = anyio.CancelScope()
         self.is_over = False
         self.info: dict[str, Any] = {}  # the result of `initialize`
+        self.notice: Notice = ignore_method
 
     async def serve(self, *, task_status: TaskStatus[None]) -> None:
         """Connect, and read until the server ends or `close` is called."""
@@ -243,6 +244,7 @@ class LegacySession:
                 if current is None or not current.ask(message):
                     await self._refuse(message, "no request is in progress to which the question could belong")
             case JSONRPCNotification(method=method):
+                self.notice(method)
                 if current is not None:
                     current.add(method, message.params or {})
 

@@ -13,11 +13,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from policyengine.http.resource_uris import canonical_template, canonical_uri
-from policyengine.integrations.enforcement_point import Facts, PolicyDecisionPoint, evaluate, make_denial
+from policyengine.http.resource_uris import canonical_template, canonical_uri, template_glob
+from policyengine.integrations.enforcement_point import (
+    Facts,
+    PolicyDecisionPoint,
+    evaluate,
+    evaluate_listed,
+    make_denial,
+)
 from policyengine.integrations.mcp.pinned_tools import with_tool_facts
 from policyengine.runtime.decision import Decision, Gate, Outcome
 from policyengine.runtime.paths import MalformedPath
+from policyengine.runtime.pending_texts import pending_glob, pending_text
 from policyengine.runtime.values import Invalid
 from policyengine.tool_pins.listed_tools import ListedTool
 
@@ -49,24 +56,38 @@ Item = TypeVar("Item")
 @dataclass(frozen=True, slots=True)
 class McpListMethod:
     """A list method: the member of its result with the items, and the member of an item with its name; `label` names
-    the items in messages."""
+    the items in messages. If `is_partial`, a template counts as a pending URI, otherwise as the URI that it would be.
+    """
 
     items: str
     name: str
     asked_as: str
     has_templates: bool = False
+    is_partial: bool = False
 
     @property
     def label(self) -> str:
         return "resource templates" if self.has_templates else self.items
 
+    def resource_id(self, name: str) -> object:
+        """Return the `resource.id` of an item that is a resource or template; an Invalid if the policy cannot allow
+        it."""
+        if not self.is_partial:
+            return canonical_resource_id(name, is_template=self.has_templates)
+        glob = template_glob(name)
+        return Invalid(f"a malformed URI: {glob.why}") if isinstance(glob, MalformedPath) else pending_text(glob)
+
 
 LIST_METHODS: Mapping[str, McpListMethod] = {
     "tools/list": McpListMethod("tools", "name", "tools/call"),
     "resources/list": McpListMethod("resources", "uri", "resources/read"),
-    "resources/templates/list": McpListMethod("resourceTemplates", "uriTemplate", "resources/read", has_templates=True),
+    "resources/templates/list": McpListMethod(
+        "resourceTemplates", "uriTemplate", "resources/read", has_templates=True, is_partial=True
+    ),
     "prompts/list": McpListMethod("prompts", "name", "prompts/get"),
 }
+# The suggested values of a template may name any of its URIs.
+COMPLETED_TEMPLATE = McpListMethod("resourceTemplates", "uriTemplate", "resources/read", has_templates=True)
 
 
 # Facts of an HTTP request, which an MCP server may not have.
@@ -191,12 +212,13 @@ async def is_visible(
     facts: Facts,
     tool: ListedTool | None = None,
 ) -> bool:
-    if not isinstance(name, str) or (
-        listing.asked_as in URI_METHODS
-        and isinstance(canonical_resource_id(name, is_template=listing.has_templates), Invalid)
-    ):
+    if not isinstance(name, str) or (listing.asked_as in URI_METHODS and is_malformed(listing.resource_id(name))):
         return False
     return might_pass(await evaluate_item(decides, listing, name, server, facts, tool))
+
+
+def is_malformed(id: object) -> bool:
+    return isinstance(id, Invalid) and pending_glob(id) is None
 
 
 async def evaluate_item(
@@ -210,10 +232,10 @@ async def evaluate_item(
     """Evaluate an item while its arguments are unknown."""
     asked = with_tool_facts(build_mcp_question(listing.asked_as, {"name": name, "uri": name}, server, facts), tool)
     if listing.has_templates:
-        asked["resource"] = {"type": "mcp_resource", "id": canonical_resource_id(name, is_template=True)}
+        asked["resource"] = {"type": "mcp_resource", "id": listing.resource_id(name)}
     if asked.pop("args", None) is not None:
         asked["pending"] = [*asked.get("pending", ()), "args"]  # type: ignore[misc]  # it is a list
-    return await evaluate(decides, asked)
+    return await evaluate_listed(decides, asked)
 
 
 def might_pass(decision: Decision) -> bool:
@@ -235,7 +257,7 @@ def completion_target(params: Mapping[str, Any]) -> tuple[McpListMethod, object]
         case {"type": "ref/prompt", "name": name}:
             return LIST_METHODS["prompts/list"], name
         case {"type": "ref/resource", "uri": uri}:
-            return LIST_METHODS["resources/templates/list"], uri
+            return COMPLETED_TEMPLATE, uri
         case _:
             return None
 

@@ -1,8 +1,13 @@
-"""The names of notifications and of the method that subscribes to them. Nothing here depends on an SDK."""
+"""The names of notifications and of the method that subscribes to them, and the function that takes note of them.
+Nothing here depends on an SDK.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+Notice: TypeAlias = Callable[[str], None]  # takes the method of a notification
 
 LISTEN = "subscriptions/listen"
 ACKNOWLEDGED = "notifications/subscriptions/acknowledged"
@@ -17,3 +22,7 @@ LIST_CHANGES: Mapping[str, str] = {
     "notifications/prompts/list_changed": "promptsListChanged",
     "notifications/resources/list_changed": "resourcesListChanged",
 }
+
+
+def ignore_method(method: str) -> None:
+    """Take no note of a notification."""

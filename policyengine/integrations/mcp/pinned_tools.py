@@ -37,6 +37,8 @@ MAX_NAME_LENGTH = 512  # characters of a name in a report
 MAX_REPORTED = 1_000  # changes of which the process knows that they were reported
 LISTING_SECONDS = 30.0  # maximum seconds of a listing with all its pages
 REFRESH_SECONDS = 60.0  # seconds after which a call lists the tools again
+RETRY_SECONDS = 5.0  # seconds for which the calls of a caller whose tool was denied do not list the tools again
+MAX_DENIED_CALLERS = 1_000
 UNREADABLE = "the pins of tools cannot be read; the operator's log has the reason"
 _LOG = logging.getLogger("policyengine")
 
@@ -47,9 +49,12 @@ class ListingError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class PinOptions:
-    """How often a session lists the tools for itself, and how long that may take, in seconds."""
+    """How often a session lists the tools for itself, and how long that may take, in seconds. `retry` is how long a
+    denied caller waits until its calls list the tools again.
+    """
 
     refresh: float = REFRESH_SECONDS
+    retry: float = RETRY_SECONDS
     limit: float = LISTING_SECONDS
     clock: Callable[[], float] = monotonic
 
@@ -127,6 +132,7 @@ class PinnedSession:
         self._listed: float | None = None
         self._listings = 0  # how often the session has listed the tools
         self._changes = 0  # how often the server said that its tools changed
+        self._denied: OrderedDict[str, float] = OrderedDict()  # when a listing for a caller did not admit its tool
         self._lock = anyio.Lock()
 
     def notice(self, method: str) -> None:
@@ -134,6 +140,7 @@ class PinnedSession:
         if method == TOOLS_CHANGED:
             self._changes += 1
             self._listed = None
+            self._denied.clear()
 
     async def list(self, fetch: FetchPage, params: Mapping[str, Any]) -> tuple[dict[str, Any], Sequence[ListedTool]]:
         """Return the tools of all pages that may be shown in one page, and the same tools compared with their pins.
@@ -155,17 +162,21 @@ class PinnedSession:
         fetch: FetchPage,
         params: Mapping[str, Any],
         hold: Callable[[], AbstractContextManager[None]],
+        caller: str = "",
     ) -> ListedTool | Decision:
         """Return the tool as the server lists it, or the denial of its call. While the session lists the tools, `hold`
-        lets the client send further messages."""
+        lets the client send further messages. `caller` names the caller: each can cause few listings."""
         if not isinstance(name, str):
             return make_denial("the tool has no name", Gate.DEFAULT)
         try:
-            if self._is_fresh and self._pins.admits(tool := self._compare(name)):
-                return tool
+            if self._is_fresh and (self._pins.admits(tool := self._compare(name)) or self._was_denied(caller)):
+                return self._check(tool)
             # The server may list other tools to this caller, or may have been mended.
             await self._list_again(fetch, params, hold)
-            return self._check(self._compare(name))
+            found = self._check(self._compare(name))
+            if not isinstance(found, ListedTool):
+                self._remember_denied(caller)
+            return found
         except PinFileError:
             return make_denial(UNREADABLE)
         except ListingError as error:
@@ -177,6 +188,17 @@ class PinnedSession:
             return tool if self._is_fresh and self._pins.admits(tool := self._compare(name)) else None
         except PinFileError:
             return None
+
+    def _was_denied(self, caller: str) -> bool:
+        """Return whether the tools were listed for a call of this caller a moment ago, without effect."""
+        denied, options = self._denied.get(caller), self._pins.options
+        return denied is not None and options.clock() - denied < options.retry
+
+    def _remember_denied(self, caller: str) -> None:
+        self._denied[caller] = self._pins.options.clock()
+        self._denied.move_to_end(caller)
+        if len(self._denied) > MAX_DENIED_CALLERS:
+            self._denied.popitem(last=False)
 
     async def _list_again(
         self, fetch: FetchPage, params: Mapping[str, Any], hold: Callable[[], AbstractContextManager[None]]

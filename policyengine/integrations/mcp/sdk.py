@@ -39,7 +39,7 @@ from policyengine.integrations.mcp.confirm_handler import ConfirmHandler, Confir
 from policyengine.integrations.mcp.confirm_results import confirm_result
 from policyengine.integrations.mcp.direct_calls import CallDecision
 from policyengine.integrations.mcp.elicit_modes import ElicitMode
-from policyengine.integrations.mcp.elicitation import without_own_answers
+from policyengine.integrations.mcp.elicitation import caller_identity, without_own_answers
 from policyengine.integrations.mcp.http_exchange import note_denial, proved_caller
 from policyengine.integrations.mcp.methods import (
     CLIENT_NOTIFICATIONS,
@@ -189,7 +189,7 @@ class PolicyMiddleware:
         if (no := refuse_alias(ctx.method, params)) is not None:
             raise denial_error(no)
         facts = await self.facts(ctx)
-        tool = await self._reviewed(ctx, call_next)
+        tool = await self._reviewed(ctx, call_next, facts)
         asked = with_tool_facts(build_mcp_question(ctx.method, params, self._server, facts), tool)
         decision = await decide_and_meet(self._decides, asked, self._duties)
         return await self.resume(ctx, call_next, CallDecision(params, facts, lambda: asked, decision))
@@ -209,7 +209,7 @@ class PolicyMiddleware:
                 structured = params.get("name") not in self._with_schema
                 return self.answer(confirm_result(settled, self._confirms.options.pages, structured=structured))
             if settled is not decision and settled.allowed:  # it waited, and the tool may have changed meanwhile
-                await self._reviewed(ctx, call_next, settled)
+                await self._reviewed(ctx, call_next, facts, settled)
             decision, ctx = settled, without_answers(ctx)
         if not decision.allowed:
             await note_denial(ctx.request, ctx.request_id, self._decides, asked, decision)
@@ -283,7 +283,7 @@ class PolicyMiddleware:
             raise MCPError(INTERNAL_ERROR, f"no tools are listed: {why}") from None
 
     async def _reviewed(
-        self, ctx: RequestContext, call_next: CallNext, decision: Decision | None = None
+        self, ctx: RequestContext, call_next: CallNext, facts: Facts, decision: Decision | None = None
     ) -> ListedTool | None:
         """Return the tool of a call as the server lists it; None without pins. A `decision` that allowed the call is
         reported as failed if the tool must be reviewed first. Raises MCPError."""
@@ -297,7 +297,7 @@ class PolicyMiddleware:
         def hold() -> AbstractContextManager[None]:
             return nullcontext() if caller is None else caller.hold()
 
-        found = await self._pinned.find(name, fetch, listing_params(ctx.params), hold)
+        found = await self._pinned.find(name, fetch, listing_params(ctx.params), hold, repr(caller_identity(facts)))
         if isinstance(found, ListedTool):
             return found
         if decision is not None:

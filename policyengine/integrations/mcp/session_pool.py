@@ -30,7 +30,14 @@ from policyengine.integrations.mcp.eras import (
 )
 from policyengine.integrations.mcp.http_session import SESSION_ENDED
 from policyengine.integrations.mcp.legacy_session import MAX_QUESTIONS, LegacySession, SessionExchange
-from policyengine.integrations.mcp.notifications import ACKNOWLEDGED, LIST_CHANGES, LISTEN, RESOURCE_UPDATED
+from policyengine.integrations.mcp.notifications import (
+    ACKNOWLEDGED,
+    LIST_CHANGES,
+    LISTEN,
+    RESOURCE_UPDATED,
+    Notice,
+    ignore_method,
+)
 from policyengine.integrations.mcp.request_states import foreign_state, request_digest
 from policyengine.integrations.mcp.sessions import NOBODY, Owner
 from policyengine.integrations.mcp.upstream import McpUpstream
@@ -85,6 +92,7 @@ class SessionPool:
         self._parked: dict[str, ParkedCall] = {}
         self._freed: dict[Owner, anyio.Event] = {}
         self._info: dict[str, Any] | None = None
+        self.notice: Notice = ignore_method  # takes note of the notifications of all sessions
 
     async def close(self) -> None:
         for pooled in list(self._open):
@@ -328,6 +336,7 @@ class SessionPool:
                 INTERNAL_ERROR,
             )
         session = LegacySession(self._upstream, envelope.capabilities, envelope.client_info or GATEWAY_INFO)
+        session.notice = self.notice
         pooled = PooledSession(session, owner, key)
         self._open.append(pooled)
         try:

@@ -18,6 +18,7 @@ from policyengine.integrations.mcp.eras import (
     era_error,
 )
 from policyengine.integrations.mcp.http_upstream import HttpUpstream
+from policyengine.integrations.mcp.notifications import Notice
 from policyengine.integrations.mcp.relay import UPSTREAM_GONE
 from policyengine.integrations.mcp.session_pool import GATEWAY_INFO, SessionPool
 from policyengine.integrations.mcp.stream_upstream import NO_ANSWER, StreamUpstream
@@ -85,6 +86,10 @@ class UpstreamEras:
                     await eras._transport.close()
                     await eras._pool.close()
                 group.cancel_scope.cancel()
+
+    def follow(self, notice: Notice) -> None:
+        """Pass the methods of the notifications in sessions of modern callers to `notice`."""
+        self._pool.notice = notice
 
     @property
     def known_modern(self) -> ModernUpstream | None:

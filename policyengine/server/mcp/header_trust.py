@@ -124,6 +124,8 @@ class ServerWatch:
             text = f"the MCP server `{name}` compares its headers with the body of {', '.join(sorted(self.methods))}"
             _LOG.log(level, "%s", text, extra={"event": "mcp_headers_proved", "server": name})
             return
-        text = f"the headers of the MCP server `{name}` count for nothing: {why}; its requests are refused, unless "
-        text += "the gateway sends their bodies"
+        text = (
+            f"the headers of the MCP server `{name}` are ignored: {why}; its requests are refused unless the gateway "
+        )
+        text += "sends their bodies"
         _LOG.log(level, "%s", text, extra={"event": "mcp_headers_unproved", "server": name, "why": why})

@@ -310,11 +310,13 @@ def _words(s: ErrorContext) -> list[str]:
 
 def _similar_short_word(s: ErrorContext) -> str | None:
     """Return an accepted word of three letters that differs from the found word only in its second or its third
-    letter: in so short a word, one wrong letter is too much for `suggest`."""
+    letter, or in the order of its letters: in so short a word, one wrong letter is too much for `suggest`."""
     if len(s.found) != 3:
         return None
-    words = (word for word in sorted(_words(s)) if len(word) == 3 and word[0] == s.found[0])
-    return next((word for word in words if word[1] == s.found[1] or word[2] == s.found[2]), None)
+    words = [word for word in sorted(_words(s)) if len(word) == 3]
+    swapped = next((word for word in words if sorted(word) == sorted(s.found)), None)
+    near = (word for word in words if word[0] == s.found[0])
+    return swapped or next((word for word in near if word[1] == s.found[1] or word[2] == s.found[2]), None)
 
 
 def explain_misspelled_keyword(s: ErrorContext) -> Diagnostic | None:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO, TypeAlias
 import typer
 
 from policyengine.cli.errors import CommandError, file_error
+from policyengine.cli.load_engine import load_engine
+from policyengine.cli.name_checks import check_server, raise_unknown_name
 from policyengine.cli.options.common import PoliciesOrBundle, TextOrJson
 from policyengine.cli.options.halt import own_name
 from policyengine.cli.options.mcp import PassedVariables, PinFileOption, ServerName, UpstreamServer, UpstreamToken
@@ -28,6 +30,7 @@ from policyengine.cli.upstream_setup import (
 )
 from policyengine.clock import utc_now
 from policyengine.control_characters import one_line, shell_command
+from policyengine.diagnostics.suggest import suggest
 from policyengine.plurals import pluralize
 from policyengine.time_formats import format_rfc3339
 from policyengine.tool_pins.pin_file import PinFile, PinSet, write_pins
@@ -93,8 +96,9 @@ def review(
     source = ToolSource(upstream, read_token_header(token_file), select_environment(env or ()), timeout)
     file = PinFile(pins or choose_place(existing_paths(paths)))
     before = read_pin_file(file) if file.path.exists() or file.path.is_symlink() else PinSet()
-    listings = source.list().listings
-    session = ReviewSession(server, before, review_tools(listings, server, before), listings)
+    check_reviewed_server(server, paths, before.servers)
+    found = source.list()
+    session = ReviewSession(server, before, review_tools(found.listings, server, before), found.listings, found.notes)
     accepted = session.accept_named(accept or (), everything=accept_all)
     if format is OutputFormat.TEXT:
         accepted = session.show(accepted, ask=interactive)
@@ -126,6 +130,20 @@ def check_review_options(
     if interactive and format is OutputFormat.JSON:
         raise CommandError("usage", "`--interactive` asks people, and JSON is for programs", "omit one", code=2)
     check_upstream(upstream)
+
+
+def check_reviewed_server(server: str, paths: Sequence[Path], pinned: Collection[str]) -> None:
+    """Check that the policies or the pins know the server, because every tool of another name would look new. Policies
+    that cannot be loaded know no server. Raises CommandError."""
+    if server in pinned:
+        return
+    try:
+        kernel = load_engine(paths, None).kernel
+    except CommandError:
+        if suggest(server, pinned) is not None:
+            raise_unknown_name("--server ", server, "no tool of this server is reviewed", pinned)
+        return
+    check_server(server, kernel)
 
 
 def choose_place(paths: Sequence[Path]) -> Path:
@@ -180,6 +198,7 @@ class ReviewSession:
     before: PinSet
     reviews: Sequence[ToolReview]
     listings: Mapping[str, Sequence[Mapping[str, Any]]]
+    notes: Sequence[str] = ()
 
     @property
     def others(self) -> Collection[str]:
@@ -205,6 +224,8 @@ class ReviewSession:
     def show(self, accepted: list[ToolReview], *, ask: bool) -> list[ToolReview]:
         """Print the reviews; if wanted, ask about each, and return those that are accepted."""
         screen, others = Screen(), self.others
+        for note in self.notes:
+            Screen(sys.stderr).warn(note)
         for item in self.reviews:
             print_review(screen, item, self.server, others)
             if not ask or not item.is_acceptable:
@@ -235,6 +256,7 @@ class ReviewSession:
             "server": self.server,
             "pins": file.name,
             "versions": list(self.listings),
+            **({"notes": list(self.notes)} if self.notes else {}),
             "tools": [review_data(one, others, accepted=one.name in accepted) for one in self.reviews],
         }
 
