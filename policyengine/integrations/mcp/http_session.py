@@ -36,9 +36,9 @@ from policyengine.integrations.mcp.upstream_answers import (
     AnswerError,
     RedirectLog,
     check_status,
-    no_answer,
     read_content,
     read_kind,
+    unexpected_status,
 )
 from policyengine.integrations.mcp.upstream_connections import (
     AnswerHead,
@@ -262,7 +262,7 @@ class HttpSession:
         if status == 404 and self._has_session and not is_own:
             raise SessionEndedError
         if answer is None:
-            raise no_answer(status)
+            raise unexpected_status(status)
         return JSONRPCError(jsonrpc="2.0", id=request.id, error=answer.error)
 
     async def _read_events(

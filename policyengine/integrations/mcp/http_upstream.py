@@ -24,9 +24,9 @@ from policyengine.integrations.mcp.upstream_answers import (
     AnswerError,
     RedirectLog,
     check_status,
-    no_answer,
     read_content,
     read_kind,
+    unexpected_status,
 )
 from policyengine.integrations.mcp.upstream_calls import UpstreamCall, read_answer
 from policyengine.integrations.mcp.upstream_connections import (
@@ -154,7 +154,7 @@ class HttpUpstream:
             answer = parse_object(content)
             if status == 200 or isinstance(answer.get("error"), Mapping):
                 return read_answer(answer, id)
-        raise no_answer(status)
+        raise unexpected_status(status)
 
     async def _read_events(self, id: int, call: UpstreamCall, connection: UpstreamConnection) -> dict[str, Any]:
         limit = MAX_LISTEN_BYTES if call.is_open_ended else MAX_ANSWER_BYTES

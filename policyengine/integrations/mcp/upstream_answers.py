@@ -50,8 +50,8 @@ def check_status(status: int) -> None:
         raise AnswerError(f"{SERVER_FAILED}: HTTP {status}")
 
 
-def no_answer(status: int) -> AnswerError:
-    """Return the error for a status with which no answer of MCP comes; redirects are not followed."""
+def unexpected_status(status: int) -> AnswerError:
+    """Return the error for an HTTP status that is not part of MCP, such as that of a redirect, which is not followed."""
     return AnswerError(f"the upstream server answered with HTTP {status}, which is no answer of MCP")
 
 
