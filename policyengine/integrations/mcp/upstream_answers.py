@@ -51,7 +51,7 @@ def check_status(status: int) -> None:
 
 
 def unexpected_status(status: int) -> AnswerError:
-    """Return the error for an HTTP status that is not part of MCP, such as that of a redirect, which is not followed."""
+    """Return the error for an HTTP status that is not part of MCP, such as that of a redirect."""
     return AnswerError(f"the upstream server answered with HTTP {status}, which is no answer of MCP")
 
 
