@@ -29,7 +29,8 @@ async def relay_lines(command: list[str]) -> None:
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     transport, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, sys.stdout)
     writer = asyncio.StreamWriter(transport, protocol, None, loop)
-    child = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, limit=LIMIT)
+    # A session of its own, as behind the gateway: on a busy machine, Linux schedules sessions and not processes.
+    child = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, limit=LIMIT, start_new_session=True)
     assert child.stdin is not None
     assert child.stdout is not None
     back = asyncio.create_task(forward(child.stdout, writer))
