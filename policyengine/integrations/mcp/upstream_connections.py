@@ -25,7 +25,7 @@ except ImportError as error:
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 CONNECT_SECONDS = 5.0
 ADDRESS_SECONDS = 1.0  # for an address of a host that has another one
-IDLE_SECONDS = 5.0  # servers close idle connections, too, and a request that meets the end of one fails
+IDLE_SECONDS = 4.0  # many servers close a connection after 5, and a request that meets its end fails
 FINISH_SECONDS = 1.0  # for the end of a stream whose answer has arrived
 MAX_IDLE = 32
 MAX_HEAD_BYTES = 64 * 1024
