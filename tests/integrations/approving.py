@@ -28,7 +28,7 @@ from policyengine.integrations.mcp.confirm_handler import ConfirmHandler, Confir
 from policyengine.integrations.mcp.confirm_results import META_KEY
 from policyengine.integrations.mcp.elicit_modes import ElicitMode
 from policyengine.integrations.mcp.gateway import McpGateway
-from policyengine.integrations.mcp.upstream import McpUpstream
+from policyengine.integrations.mcp.upstream.server import McpUpstream
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.entities import EntityData
 from policyengine.typesystem import EntityRef

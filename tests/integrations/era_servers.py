@@ -24,7 +24,7 @@ from mcp_types.jsonrpc import jsonrpc_message_adapter
 from policyengine.integrations.mcp.confirm_handler import ConfirmHandler
 from policyengine.integrations.mcp.gateway import McpGateway
 from policyengine.integrations.mcp.sdk import always
-from policyengine.integrations.mcp.upstream import McpUpstream
+from policyengine.integrations.mcp.upstream.server import McpUpstream
 from tests.integrations.conftest import BOT
 
 MODERN = "2026-07-28"

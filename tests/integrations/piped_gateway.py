@@ -15,8 +15,8 @@ from policyengine.engine import Engine
 from policyengine.integrations.enforcement_point import Facts
 from policyengine.integrations.mcp.confirm_handler import ConfirmHandler, ConfirmOptions
 from policyengine.integrations.mcp.gateway import McpGateway
-from policyengine.integrations.mcp.line_streams import LineReader, LineWriter, open_pipes
 from policyengine.integrations.mcp.pinned_tools import ToolPins
+from policyengine.integrations.mcp.relay.line_streams import LineReader, LineWriter, open_pipes
 from policyengine.integrations.mcp.sdk import always
 from policyengine.reload.integration_engine import LiveEngine
 from policyengine.runtime.decision import Decision

@@ -19,7 +19,7 @@ from mcp_types import (
 
 from policyengine.integrations.mcp.confirm_handler import ConfirmHandler, ConfirmOptions
 from policyengine.integrations.mcp.gateway import UpstreamPolicyMiddleware
-from policyengine.integrations.mcp.relay import Relay
+from policyengine.integrations.mcp.relay.relay import Relay
 from policyengine.integrations.mcp.tasks import TaskTable
 from tests.integrations.conftest import BOT
 

@@ -20,7 +20,7 @@ from policyengine.engine import Engine
 from policyengine.integrations.asgi import PolicyMiddleware
 from policyengine.integrations.denial_messages import remedy_data
 from policyengine.integrations.mcp.gateway import McpGateway, http_app
-from policyengine.integrations.mcp.upstream import McpUpstream
+from policyengine.integrations.mcp.upstream.server import McpUpstream
 from policyengine.runtime.decision import Remedy
 from tests.integrations.conftest import BOT
 from tests.integrations.serving import serving

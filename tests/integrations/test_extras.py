@@ -10,7 +10,7 @@ from policyengine.cli import main
 
 MODULES = [
     ("policyengine.integrations.mcp.sdk", "mcp", "mcp"),
-    ("policyengine.integrations.mcp.relay", "mcp", "mcp"),
+    ("policyengine.integrations.mcp.relay.relay", "mcp", "mcp"),
     ("policyengine.integrations.mcp.gateway", "mcp", "mcp"),
     ("policyengine.integrations.mcp.fastmcp", "fastmcp", "fastmcp"),
     ("policyengine.client.http", "httpx", "httpx"),

@@ -27,10 +27,10 @@ from mcp_types import (
 from policyengine.engine import Engine
 from policyengine.integrations.mcp import fastmcp as of_fastmcp
 from policyengine.integrations.mcp import sdk
+from policyengine.integrations.mcp.clients.stateless_service import ModernRequest
 from policyengine.integrations.mcp.elicitation import KEY_PREFIX
 from policyengine.integrations.mcp.eras import Envelope
 from policyengine.integrations.mcp.methods import DENIED
-from policyengine.integrations.mcp.stateless_service import ModernRequest
 from tests.integrations.conftest import BOT, Watched
 from tests.integrations.era_servers import EraServer, RawStreams, envelope, gateway_of, modern_body, raw
 from tests.integrations.relaying import relayed

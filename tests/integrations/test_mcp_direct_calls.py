@@ -16,14 +16,20 @@ from mcp_types import JSONRPCNotification
 from policyengine.engine import Engine
 from policyengine.engine.observe_mode import Observe
 from policyengine.integrations.enforcement_point import FixedCaller, with_options
-from policyengine.integrations.mcp.direct_calls import CallTimer, DirectDecider, ToolCall, read_call, read_usual_answer
-from policyengine.integrations.mcp.line_streams import LineReader, LineWriter, OfferedStream
+from policyengine.integrations.mcp.clients.stateless_stream import StatelessStream
 from policyengine.integrations.mcp.methods import DENIED, build_mcp_question
 from policyengine.integrations.mcp.pinned_tools import PinOptions, ToolPins
-from policyengine.integrations.mcp.relay_requests import cancelled_request
-from policyengine.integrations.mcp.stateless_stream import StatelessStream
-from policyengine.integrations.mcp.stream_upstream import MAX_BACKLOG_BYTES, BacklogRoom, PendingAnswer
-from policyengine.integrations.mcp.upstream_calls import UpstreamCall
+from policyengine.integrations.mcp.relay.direct_calls import (
+    CallTimer,
+    DirectDecider,
+    ToolCall,
+    read_call,
+    read_usual_answer,
+)
+from policyengine.integrations.mcp.relay.line_streams import LineReader, LineWriter, OfferedStream
+from policyengine.integrations.mcp.relay.requests import cancelled_request
+from policyengine.integrations.mcp.upstream.calls import UpstreamCall
+from policyengine.integrations.mcp.upstream.stream_upstream import MAX_BACKLOG_BYTES, BacklogRoom, PendingAnswer
 from policyengine.runtime.request import read_ordinary_request
 from policyengine.runtime.request_template import RequestTemplate
 from policyengine.stores.sqlite.store import SqliteStore

@@ -20,17 +20,17 @@ from mcp_types.jsonrpc import jsonrpc_message_adapter
 from starlette.testclient import TestClient
 
 from policyengine.engine import Engine
-from policyengine.integrations.mcp import http_upstream, session_pool, stream_upstream
-from policyengine.integrations.mcp import upstream as upstream_module
+from policyengine.integrations.mcp.clients.http_endpoint import MAX_REQUEST_BYTES
+from policyengine.integrations.mcp.clients.request_states import STATE_SECONDS, RequestStates
+from policyengine.integrations.mcp.clients.sessions import NOBODY, isolated_owner
 from policyengine.integrations.mcp.gateway import McpGateway, http_app, identify_by_headers, parse_caller_facts
-from policyengine.integrations.mcp.http_endpoint import MAX_REQUEST_BYTES
 from policyengine.integrations.mcp.methods import DENIED, METHOD_NOT_FOUND
-from policyengine.integrations.mcp.request_states import STATE_SECONDS, RequestStates
 from policyengine.integrations.mcp.sdk import always
-from policyengine.integrations.mcp.session_pool import PARKED_SECONDS, SessionPool
-from policyengine.integrations.mcp.sessions import NOBODY, isolated_owner
-from policyengine.integrations.mcp.upstream import McpUpstream
-from policyengine.integrations.mcp.upstream_calls import UpstreamCall
+from policyengine.integrations.mcp.upstream import http_upstream, session_pool, stream_upstream
+from policyengine.integrations.mcp.upstream import server as upstream_module
+from policyengine.integrations.mcp.upstream.calls import UpstreamCall
+from policyengine.integrations.mcp.upstream.server import McpUpstream
+from policyengine.integrations.mcp.upstream.session_pool import PARKED_SECONDS, SessionPool
 from tests.integrations.conftest import BOT, POLICY, Watched
 from tests.integrations.era_servers import (
     HELLO,

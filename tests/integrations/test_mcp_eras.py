@@ -21,7 +21,7 @@ from policyengine.integrations.mcp.elicit_modes import ElicitMode
 from policyengine.integrations.mcp.gateway import McpGateway, http_app
 from policyengine.integrations.mcp.methods import DENIED
 from policyengine.integrations.mcp.sdk import always
-from policyengine.integrations.mcp.upstream import McpUpstream
+from policyengine.integrations.mcp.upstream.server import McpUpstream
 from tests.integrations.approving import CAROL, Shop, caller
 from tests.integrations.conftest import BOT, POLICY, Watched
 from tests.integrations.era_servers import (

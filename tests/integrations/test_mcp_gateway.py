@@ -26,7 +26,9 @@ from starlette.testclient import TestClient
 
 from policyengine.cli import main
 from policyengine.engine import Engine
-from policyengine.integrations.mcp import http_endpoint
+from policyengine.integrations.mcp.clients import http_endpoint
+from policyengine.integrations.mcp.clients.session_callers import SessionCallers
+from policyengine.integrations.mcp.clients.sessions import SessionTable
 from policyengine.integrations.mcp.gateway import (
     McpGateway,
     http_app,
@@ -34,13 +36,11 @@ from policyengine.integrations.mcp.gateway import (
     parse_caller_facts,
 )
 from policyengine.integrations.mcp.methods import DENIED
-from policyengine.integrations.mcp.relay import UPSTREAM_GONE, Relay
+from policyengine.integrations.mcp.relay.relay import UPSTREAM_GONE, Relay
 from policyengine.integrations.mcp.sdk import PolicyMiddleware, always
-from policyengine.integrations.mcp.session_callers import SessionCallers
-from policyengine.integrations.mcp.sessions import SessionTable
 from policyengine.integrations.mcp.tasks import TaskDesk, TaskTable
-from policyengine.integrations.mcp.upstream import McpUpstream, describe_error
-from policyengine.integrations.mcp.upstream_messages import UpstreamMessages
+from policyengine.integrations.mcp.upstream.messages import UpstreamMessages
+from policyengine.integrations.mcp.upstream.server import McpUpstream, describe_error
 from tests import forking
 from tests.integrations.conftest import BOT, POLICY, Watched
 from tests.integrations.serving import serving

@@ -15,11 +15,11 @@ from mcp.shared.exceptions import MCPError
 from mcp.shared.message import ClientMessageMetadata, SessionMessage
 from mcp_types.jsonrpc import jsonrpc_message_adapter
 
-from policyengine.integrations.mcp import http_session, session_answers
-from policyengine.integrations.mcp.http_session import SESSION_ENDED, HttpSession
-from policyengine.integrations.mcp.relay import UPSTREAM_GONE
-from policyengine.integrations.mcp.request_tasks import AwaitedRequest, RequestStart
-from policyengine.integrations.mcp.session_upstream import SessionPort
+from policyengine.integrations.mcp.relay.relay import UPSTREAM_GONE
+from policyengine.integrations.mcp.relay.request_tasks import AwaitedRequest, RequestStart
+from policyengine.integrations.mcp.upstream import http_session, session_answers
+from policyengine.integrations.mcp.upstream.http_session import SESSION_ENDED, HttpSession
+from policyengine.integrations.mcp.upstream.session_upstream import SessionPort
 from tests.integrations.scripted_http import PLAIN, STREAM, HeardRequest, Script, ScriptedHttp, scripted
 
 MOST = 20_000

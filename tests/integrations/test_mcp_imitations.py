@@ -16,7 +16,7 @@ from policyengine.engine import Engine
 from policyengine.integrations.mcp.confirm_results import META_KEY
 from policyengine.integrations.mcp.methods import DENIED, THROTTLED, UNCONFIRMED
 from policyengine.integrations.mcp.protocol_errors import mark_foreign_error
-from policyengine.integrations.mcp.upstream_imitations import META_PREFIX, without_own_meta
+from policyengine.integrations.mcp.upstream.imitations import META_PREFIX, without_own_meta
 from tests.integrations.conftest import POLICY, Watched
 from tests.integrations.era_servers import MODERN, EraServer, gateway_of, in_process
 from tests.integrations.piped_gateway import piped_session

@@ -14,14 +14,14 @@ from typing import Any
 import anyio
 import pytest
 
-from policyengine.integrations.mcp import http_endpoint, session_endpoint
+from policyengine.integrations.mcp.clients import http_endpoint, session_endpoint
+from policyengine.integrations.mcp.clients.http_endpoint import MAX_REQUEST_BYTES
+from policyengine.integrations.mcp.clients.legacy_client import REQUEST_CANCELLED
+from policyengine.integrations.mcp.clients.response_stream import ResponseStream, format_event
+from policyengine.integrations.mcp.clients.sessions import SessionTable
 from policyengine.integrations.mcp.gateway import McpGateway, http_app
-from policyengine.integrations.mcp.http_endpoint import MAX_REQUEST_BYTES
-from policyengine.integrations.mcp.legacy_client import REQUEST_CANCELLED
-from policyengine.integrations.mcp.response_stream import ResponseStream, format_event
 from policyengine.integrations.mcp.sdk import always
-from policyengine.integrations.mcp.sessions import SessionTable
-from policyengine.integrations.mcp.upstream import McpUpstream
+from policyengine.integrations.mcp.upstream.server import McpUpstream
 from tests.integrations.conftest import BOT, Watched
 from tests.integrations.era_servers import HELLO, EraServer, gateway_of
 

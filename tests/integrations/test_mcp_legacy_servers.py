@@ -22,14 +22,14 @@ from mcp_types.jsonrpc import JSONRPCMessage
 
 from policyengine.importers import ApiImportError
 from policyengine.importers.mcp_client import list_server_tools
-from policyengine.integrations.mcp import bounded_transport
-from policyengine.integrations.mcp.bounded_transport import bounded_streams
 from policyengine.integrations.mcp.gateway import McpGateway
 from policyengine.integrations.mcp.methods import DENIED
 from policyengine.integrations.mcp.sdk import always
-from policyengine.integrations.mcp.session_pool import MAX_OWNER_SESSIONS, SessionPool
-from policyengine.integrations.mcp.upstream import McpUpstream
-from policyengine.integrations.mcp.upstream_calls import UpstreamCall
+from policyengine.integrations.mcp.upstream import bounded_transport
+from policyengine.integrations.mcp.upstream.bounded_transport import bounded_streams
+from policyengine.integrations.mcp.upstream.calls import UpstreamCall
+from policyengine.integrations.mcp.upstream.server import McpUpstream
+from policyengine.integrations.mcp.upstream.session_pool import MAX_OWNER_SESSIONS, SessionPool
 from tests.integrations.conftest import BOT, Watched
 from tests.integrations.era_servers import envelope, in_process, raw
 from tests.integrations.scripted_http import HeardRequest, scripted

@@ -13,8 +13,8 @@ import pytest
 from mcp.shared.message import SessionMessage
 from mcp_types import JSONRPCNotification, JSONRPCRequest
 
-from policyengine.integrations.mcp import line_streams
-from policyengine.integrations.mcp.line_streams import LineReader, LineWriter, OversizedLineError, command_streams
+from policyengine.integrations.mcp.relay import line_streams
+from policyengine.integrations.mcp.relay.line_streams import LineReader, LineWriter, OversizedLineError, command_streams
 from policyengine.integrations.mcp.unambiguous_messages import get_raw_message
 
 PING = {"jsonrpc": "2.0", "id": 1, "method": "ping"}

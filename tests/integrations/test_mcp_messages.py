@@ -27,7 +27,7 @@ from policyengine.integrations.mcp.unambiguous_messages import (
     check_local_params,
     check_upstream_params,
 )
-from policyengine.integrations.mcp.upstream import McpUpstream
+from policyengine.integrations.mcp.upstream.server import McpUpstream
 from policyengine.runtime.values import Invalid
 from tests.integrations.conftest import BOT, Watched
 from tests.integrations.serving import serving

@@ -15,8 +15,8 @@ from mcp_types.jsonrpc import jsonrpc_message_adapter
 
 from policyengine.http.json_members import DECODER
 from policyengine.integrations.mcp import plain_messages
-from policyengine.integrations.mcp.line_streams import encode_message, parse_message_line
 from policyengine.integrations.mcp.plain_messages import is_plain_message
+from policyengine.integrations.mcp.relay.line_streams import encode_message, parse_message_line
 from policyengine.integrations.mcp.unambiguous_messages import (
     MEMBERS_BY_FOLDED_NAME,
     NESTED_MEMBERS,

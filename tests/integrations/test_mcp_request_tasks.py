@@ -21,9 +21,9 @@ from policyengine.integrations.enforcement_point import (
     identify_caller,
     report_outcome,
 )
-from policyengine.integrations.mcp.line_streams import LineReader, LineWriter
-from policyengine.integrations.mcp.request_tasks import AnswerWait, RequestStart, RequestTasks
-from policyengine.integrations.mcp.session_upstream import SessionPort, pump_lines, pump_until_empty
+from policyengine.integrations.mcp.relay.line_streams import LineReader, LineWriter
+from policyengine.integrations.mcp.relay.request_tasks import AnswerWait, RequestStart, RequestTasks
+from policyengine.integrations.mcp.upstream.session_upstream import SessionPort, pump_lines, pump_until_empty
 from tests.integrations.conftest import BOT, POLICY
 
 

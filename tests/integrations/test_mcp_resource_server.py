@@ -27,9 +27,9 @@ from starlette.testclient import TestClient
 from policyengine import Engine
 from policyengine.approvals.settings import ApprovalSettings
 from policyengine.identity.verified import VerifiedCredential
+from policyengine.integrations.mcp.clients.listening_stream import is_revoked, run_while_valid
 from policyengine.integrations.mcp.elicit_modes import ElicitMode
 from policyengine.integrations.mcp.http_exchange import EXCHANGE, TokenChallenge
-from policyengine.integrations.mcp.listening_stream import is_revoked, run_while_valid
 from policyengine.integrations.mcp.methods import DENIED
 from policyengine.integrations.mcp.protected_resource import WELL_KNOWN, ProtectedResource, read_resource_access
 from policyengine.integrations.mcp.resource_server import ResourceServer

@@ -25,8 +25,9 @@ from starlette.testclient import TestClient
 
 from policyengine.integrations.mcp import fastmcp as of_fastmcp
 from policyengine.integrations.mcp import sdk
-from policyengine.integrations.mcp.caller_places import CallerPlaces
 from policyengine.integrations.mcp.client_messages import ClientMessageDecider
+from policyengine.integrations.mcp.clients.caller_places import CallerPlaces
+from policyengine.integrations.mcp.clients.stateless_service import ModernRequest, StatelessService
 from policyengine.integrations.mcp.confirm_handler import ConfirmHandler, ConfirmOptions
 from policyengine.integrations.mcp.eras import Envelope
 from policyengine.integrations.mcp.gateway import (
@@ -36,23 +37,22 @@ from policyengine.integrations.mcp.gateway import (
     identify_by_headers,
     parse_caller_facts,
 )
-from policyengine.integrations.mcp.http_upstream import HttpUpstream
-from policyengine.integrations.mcp.legacy_bridge import LegacyBridge
-from policyengine.integrations.mcp.legacy_session import MAX_QUESTIONS
-from policyengine.integrations.mcp.line_streams import command_streams
 from policyengine.integrations.mcp.methods import DENIED, MAX_FOLLOWED
 from policyengine.integrations.mcp.pinned_tools import MAX_NAME_LENGTH, MAX_REPORTS, ToolPins
-from policyengine.integrations.mcp.relay import MAX_REQUESTS
+from policyengine.integrations.mcp.relay.line_streams import command_streams
+from policyengine.integrations.mcp.relay.relay import MAX_REQUESTS
 from policyengine.integrations.mcp.schema_tools import SchemaTools
 from policyengine.integrations.mcp.sdk import always
-from policyengine.integrations.mcp.stateless_service import ModernRequest, StatelessService
-from policyengine.integrations.mcp.stream_upstream import StreamUpstream
 from policyengine.integrations.mcp.task_requests import check_followed
 from policyengine.integrations.mcp.tasks import MAX_ID_LENGTH, TaskTable, short_token
 from policyengine.integrations.mcp.unambiguous_messages import drop_ambiguous_arguments
-from policyengine.integrations.mcp.upstream import McpUpstream
-from policyengine.integrations.mcp.upstream_calls import ACKNOWLEDGED, UpstreamCall
-from policyengine.integrations.mcp.upstream_eras import ModernUpstream, UpstreamEras
+from policyengine.integrations.mcp.upstream.calls import ACKNOWLEDGED, UpstreamCall
+from policyengine.integrations.mcp.upstream.eras import ModernUpstream, UpstreamEras
+from policyengine.integrations.mcp.upstream.http_upstream import HttpUpstream
+from policyengine.integrations.mcp.upstream.legacy_bridge import LegacyBridge
+from policyengine.integrations.mcp.upstream.legacy_session import MAX_QUESTIONS
+from policyengine.integrations.mcp.upstream.server import McpUpstream
+from policyengine.integrations.mcp.upstream.stream_upstream import StreamUpstream
 from policyengine.runtime.decision import Gate
 from policyengine.tool_pins.listed_tools import ListedTool, PinState
 from tests.integrations.conftest import BOT, Watched

@@ -7,7 +7,13 @@ import logging
 import pytest
 
 from policyengine.identity.verified import CredentialRefusal, VerifiedCredential
-from policyengine.integrations.mcp.sessions import LINE_SECONDS, NOBODY, SessionTable, isolated_owner, session_owner
+from policyengine.integrations.mcp.clients.sessions import (
+    LINE_SECONDS,
+    NOBODY,
+    SessionTable,
+    isolated_owner,
+    session_owner,
+)
 from policyengine.runtime.credential_errors import RefusalCode
 
 PROVED = VerifiedCredential(

@@ -24,11 +24,11 @@ from policyengine.engine import Engine
 from policyengine.integrations.enforcement_point import make_denial
 from policyengine.integrations.mcp import fastmcp as of_fastmcp
 from policyengine.integrations.mcp import sdk
+from policyengine.integrations.mcp.clients.stateless_service import ModernRequest, StatelessService
 from policyengine.integrations.mcp.confirm_handler import ConfirmHandler, ConfirmOptions
 from policyengine.integrations.mcp.eras import Envelope
 from policyengine.integrations.mcp.gateway import McpGateway, McpUpstream, UpstreamPolicyMiddleware, http_app
 from policyengine.integrations.mcp.methods import DENIED
-from policyengine.integrations.mcp.stateless_service import ModernRequest, StatelessService
 from policyengine.integrations.mcp.tasks import (
     MAX_ARGUMENT_CHARACTERS,
     MAX_TASK_SECONDS,
@@ -38,7 +38,7 @@ from policyengine.integrations.mcp.tasks import (
     TaskTable,
     task_owner,
 )
-from policyengine.integrations.mcp.upstream_calls import UpstreamCall
+from policyengine.integrations.mcp.upstream.calls import UpstreamCall
 from tests.integrations.conftest import BOT, Watched
 from tests.integrations.relaying import MALLORY, Session, Told, relayed, sender
 from tests.integrations.serving import serving

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from policyengine.integrations.mcp import upstream_connections
 from policyengine.integrations.mcp.event_stream import EventParser, EventStreamError
-from policyengine.integrations.mcp.upstream_answers import read_content
-from policyengine.integrations.mcp.upstream_connections import (
+from policyengine.integrations.mcp.upstream import connections as upstream_connections
+from policyengine.integrations.mcp.upstream.answers import read_content
+from policyengine.integrations.mcp.upstream.connections import (
     MAX_ERROR_LENGTH,
     MAX_UNREAD_BYTES,
     UpstreamConnection,

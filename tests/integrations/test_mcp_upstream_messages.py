@@ -16,7 +16,7 @@ from policyengine.integrations.mcp.client_messages import ClientMessageDecider, 
 from policyengine.integrations.mcp.gateway import McpGateway, McpUpstream, http_app
 from policyengine.integrations.mcp.methods import DENIED, METHOD_NOT_FOUND
 from policyengine.integrations.mcp.tasks import MAX_ID_LENGTH
-from policyengine.integrations.mcp.upstream_messages import INVALID_REQUEST, MAX_UNANSWERED
+from policyengine.integrations.mcp.upstream.messages import INVALID_REQUEST, MAX_UNANSWERED
 from tests.integrations.conftest import BOT, Watched
 from tests.integrations.relaying import HANDSHAKE, MALLORY, Session, relayed
 from tests.integrations.serving import serving

@@ -31,7 +31,7 @@ from policyengine.integrations.mcp.pinned_tools import (
     ToolPins,
 )
 from policyengine.integrations.mcp.sdk import always
-from policyengine.integrations.mcp.upstream import McpUpstream
+from policyengine.integrations.mcp.upstream.server import McpUpstream
 from policyengine.tool_pins.definitions import hash_definition
 from policyengine.tool_pins.listed_tools import ListedTool
 from policyengine.tool_pins.pin_file import PinFileError, PinSet, write_pins

@@ -333,7 +333,7 @@ def run_gateway(
     from policyengine.integrations.mcp.confirm_handler import ConfirmHandler, ConfirmOptions
     from policyengine.integrations.mcp.gateway import McpGateway, identify_by_headers, parse_caller_facts
     from policyengine.integrations.mcp.sdk import always, by_credentials
-    from policyengine.integrations.mcp.upstream import McpUpstream
+    from policyengine.integrations.mcp.upstream.server import McpUpstream
     from policyengine.server.telemetry.metered_live_engine import MeteredLiveEngine
     from policyengine.server.telemetry.process_metrics import rule_names
     from policyengine.server.telemetry.shared_counters import ServerCounters

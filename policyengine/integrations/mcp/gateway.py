@@ -22,28 +22,28 @@ from policyengine.integrations.enforcement_point import (
     identify_caller,
     prove_credentials,
 )
+from policyengine.integrations.mcp.clients.http_endpoint import McpApplication, McpEndpoint
+from policyengine.integrations.mcp.clients.session_callers import SessionCallers, remember_facts, remembered_facts
+from policyengine.integrations.mcp.clients.sessions import Owner, session_owner
+from policyengine.integrations.mcp.clients.stateless_service import ModernRequest, StatelessService
+from policyengine.integrations.mcp.clients.stateless_stream import StatelessStream
 from policyengine.integrations.mcp.confirm_handler import ConfirmHandler, ConfirmOptions, McpCaller
-from policyengine.integrations.mcp.direct_calls import CallDecision, DirectDecider
 from policyengine.integrations.mcp.eras import has_envelope
-from policyengine.integrations.mcp.http_endpoint import McpApplication, McpEndpoint
 from policyengine.integrations.mcp.http_exchange import find_exchange
-from policyengine.integrations.mcp.line_streams import LineReader, LineWriter, has_pipes, own_streams
 from policyengine.integrations.mcp.pinned_tools import ToolPins
 from policyengine.integrations.mcp.protocol_errors import mark_foreign_error
-from policyengine.integrations.mcp.relay import Relay
-from policyengine.integrations.mcp.relay_requests import MessageReader, MessageWriter, RelayRequest
+from policyengine.integrations.mcp.relay.direct_calls import CallDecision, DirectDecider
+from policyengine.integrations.mcp.relay.line_streams import LineReader, LineWriter, has_pipes, own_streams
+from policyengine.integrations.mcp.relay.relay import Relay
+from policyengine.integrations.mcp.relay.requests import MessageReader, MessageWriter, RelayRequest
 from policyengine.integrations.mcp.sdk import PolicyMiddleware, RequestContext
-from policyengine.integrations.mcp.session_callers import SessionCallers, remember_facts, remembered_facts
-from policyengine.integrations.mcp.session_upstream import SessionPort, connect_session
-from policyengine.integrations.mcp.sessions import Owner, session_owner
-from policyengine.integrations.mcp.stateless_service import ModernRequest, StatelessService
-from policyengine.integrations.mcp.stateless_stream import StatelessStream
 from policyengine.integrations.mcp.tasks import TaskTable
 from policyengine.integrations.mcp.unambiguous_messages import StdioRequest, check_upstream_params
-from policyengine.integrations.mcp.upstream import McpUpstream
-from policyengine.integrations.mcp.upstream_eras import UpstreamEras
-from policyengine.integrations.mcp.upstream_imitations import without_own_meta
-from policyengine.integrations.mcp.upstream_messages import UpstreamMessages
+from policyengine.integrations.mcp.upstream.eras import UpstreamEras
+from policyengine.integrations.mcp.upstream.imitations import without_own_meta
+from policyengine.integrations.mcp.upstream.messages import UpstreamMessages
+from policyengine.integrations.mcp.upstream.server import McpUpstream
+from policyengine.integrations.mcp.upstream.session_upstream import SessionPort, connect_session
 
 try:
     from mcp.server.context import CallNext, HandlerResult

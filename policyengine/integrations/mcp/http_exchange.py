@@ -11,10 +11,10 @@ from typing import Any
 from policyengine.identity.verified import VerifiedCredential
 from policyengine.integrations.denial_messages import denial_data, format_denial
 from policyengine.integrations.enforcement_point import Facts, PolicyDecisionPoint, evaluate
+from policyengine.integrations.mcp.clients.sessions import NOBODY, McpSession, Owner, session_owner
 from policyengine.integrations.mcp.elicitation import proved_facts
 from policyengine.integrations.mcp.methods import ERROR_CODES
 from policyengine.integrations.mcp.protected_resource import ResourceAccess
-from policyengine.integrations.mcp.sessions import NOBODY, McpSession, Owner, session_owner
 from policyengine.runtime.decision import Decision, Outcome
 from policyengine.runtime.observe import needs_challenge
 

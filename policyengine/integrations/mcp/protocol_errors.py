@@ -5,7 +5,7 @@ from __future__ import annotations
 from policyengine.install_hints import install_command
 from policyengine.integrations.denial_messages import denial_data, format_denial
 from policyengine.integrations.mcp.methods import ERROR_CODES
-from policyengine.integrations.mcp.upstream_imitations import describe_foreign_error
+from policyengine.integrations.mcp.upstream.imitations import describe_foreign_error
 from policyengine.runtime.decision import Decision
 
 try:

@@ -20,8 +20,8 @@ from policyengine.identity.verified import CredentialRefusal, VerifiedCredential
 from policyengine.integrations.credentials import presented
 from policyengine.integrations.enforcement_point import PolicyDecisionPoint
 from policyengine.integrations.mcp.client_messages import ClientMessageDecider
+from policyengine.integrations.mcp.clients.listening_stream import is_revoked, run_while_valid
 from policyengine.integrations.mcp.http_exchange import EXCHANGE, HttpExchange, TokenChallenge
-from policyengine.integrations.mcp.listening_stream import is_revoked, run_while_valid
 from policyengine.integrations.mcp.methods import DENIED
 from policyengine.integrations.mcp.protected_resource import (
     WELL_KNOWN,

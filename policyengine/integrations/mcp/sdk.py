@@ -37,7 +37,6 @@ from policyengine.integrations.enforcement_point import (
 from policyengine.integrations.mcp.client_messages import ClientMessageDecider
 from policyengine.integrations.mcp.confirm_handler import ConfirmHandler, ConfirmOptions, InputRound, McpCaller
 from policyengine.integrations.mcp.confirm_results import confirm_result
-from policyengine.integrations.mcp.direct_calls import CallDecision
 from policyengine.integrations.mcp.elicit_modes import ElicitMode
 from policyengine.integrations.mcp.elicitation import caller_identity, without_own_answers
 from policyengine.integrations.mcp.http_exchange import note_denial, proved_caller
@@ -63,6 +62,7 @@ from policyengine.integrations.mcp.pinned_tools import (
 )
 from policyengine.integrations.mcp.policy_session import PolicySession
 from policyengine.integrations.mcp.protocol_errors import denial_error as denial_error
+from policyengine.integrations.mcp.relay.direct_calls import CallDecision
 from policyengine.integrations.mcp.schema_tools import SchemaTools
 from policyengine.integrations.mcp.session_caller import SessionCaller, interim_result
 from policyengine.integrations.mcp.task_requests import check_input, check_named_entities, to_wire, use_task

@@ -12,7 +12,7 @@ from typing import Any
 
 from policyengine.install_hints import install_command
 from policyengine.integrations.mcp.eras import read_meta
-from policyengine.integrations.mcp.upstream_calls import UpstreamCall, ignore_notification
+from policyengine.integrations.mcp.upstream.calls import UpstreamCall, ignore_notification
 
 try:
     from mcp.shared.exceptions import MCPError

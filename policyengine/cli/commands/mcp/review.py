@@ -179,8 +179,8 @@ class ToolSource:
     def _connect(self, errors: TextIO) -> Any:
         from mcp.client.stdio import StdioServerParameters, stdio_client
 
-        from policyengine.integrations.mcp.bounded_transport import bounded_streams
-        from policyengine.integrations.mcp.upstream import McpUpstream
+        from policyengine.integrations.mcp.upstream.bounded_transport import bounded_streams
+        from policyengine.integrations.mcp.upstream.server import McpUpstream
 
         target = McpUpstream(self.upstream, self.token, self.environment, self.limit)
         if target.is_url:
