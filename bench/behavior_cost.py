@@ -91,7 +91,7 @@ def step_times(events: list[BehaviorEvent], settings: ProfileSettings) -> tuple[
             state.row_at(caller, at, settings)
         began = process_time()
         for caller, tags in requests:
-            state.snapshot(caller, GROUP, tags, at, lambda _: settings)
+            state.snapshot(caller, GROUP, tags, at, settings, lambda _: settings)
         reads.append((process_time() - began) / len(requests) * 1e6)
     return median(folds), median(reads), state.rows[events[0].caller].row
 

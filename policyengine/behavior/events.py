@@ -56,7 +56,10 @@ def is_writable(text: str) -> bool:
 
 def event_time(nanoseconds: int) -> int:
     """Return the time of an event in milliseconds, limited to the times that rows can contain."""
-    return min(max(nanoseconds // 1_000_000, 0), MAX_TIME)
+    at = nanoseconds // 1_000_000
+    if at < 0:
+        return 0
+    return at if at < MAX_TIME else MAX_TIME
 
 
 class RequestTags:

@@ -176,6 +176,21 @@ class CallerFacts:
         """Return the facts about the caller alone, without the levels."""
         return self.ready, self.trust, self.burst, self.novelty, self.error_rate, self.deviation, self.sequence
 
+    def is_same(self, other: CallerFacts) -> bool:
+        """Return whether the other facts have the same names and values."""
+        return (
+            self.ready == other.ready
+            and self.trust == other.trust
+            and self.burst == other.burst
+            and self.novelty == other.novelty
+            and self.error_rate == other.error_rate
+            and self.deviation == other.deviation
+            and self.sequence == other.sequence
+            and self.step == other.step
+            and self.cluster == other.cluster
+            and self.cluster_size == other.cluster_size
+        )
+
     def group(self) -> tuple[str, int]:
         """Return the facts about the group of the caller."""
         return self.cluster, self.cluster_size

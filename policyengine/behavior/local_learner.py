@@ -29,6 +29,8 @@ class LocalLearner:
     """Reads the facts of callers from a state, and learns from decisions. It is thread-safe: `lock` protects the state.
 
     `counts` are the alarms by fact, and `reportable` the callers of allowed decisions by the keys of the decisions.
+    Earlier ones are in `earlier_reportable`, so that the oldest are dropped together: to find the first key of a large
+    dict whose first keys were deleted takes long.
     `latest` is the snapshot of the latest decision, and `settings_of` returns the settings of a class. `has_changed` is
     whether anything was learned since the rows were saved. With more callers than `most_inline`, if the rows are
     `saved`, or if groups are learned, learning starts the `thread`.
@@ -39,6 +41,7 @@ class LocalLearner:
         self.lock = Lock()
         self.counts = dict.fromkeys(ALARM_FACTS, 0)
         self.reportable: dict[str, Caller] = {}
+        self.earlier_reportable: dict[str, Caller] = {}
         self.latest: CallerSnapshot | None = None
         self.settings_of: SettingsOf | None = None
         self.has_changed = False
@@ -50,13 +53,15 @@ class LocalLearner:
         """Return the tag of a text."""
         return self.state.tagger.tag(text)
 
-    def read(self, caller: Caller, group: str, tags: RequestTags, at: int, settings_of: SettingsOf) -> CallerSnapshot:
-        """Read the facts of a request."""
+    def read(
+        self, caller: Caller, group: str, tags: RequestTags, at: int, settings: ProfileSettings, settings_of: SettingsOf
+    ) -> CallerSnapshot:
+        """Read the facts of a request. `settings` are those of the class."""
         state = self.state
         self.lock.acquire()  # `with` takes 40 ns more in compiled code
         try:
             state.learns = state.count <= self.most_inline
-            return state.snapshot(caller, group, tags, at, settings_of)
+            return state.snapshot(caller, group, tags, at, settings, settings_of)
         finally:
             self.lock.release()
 
@@ -81,17 +86,25 @@ class LocalLearner:
         """Return what the commit of a decision changes."""
         return LocalCharge(self, reading, outcome, settings_of)
 
-    def learn(self, reading: CallerSnapshot, outcome: int, clamped: bool, settings_of: SettingsOf) -> int:
-        """Learn from a decision, and return the number of its event in the row of the caller."""
+    def learn(
+        self, reading: CallerSnapshot, outcome: int, clamped: bool, settings_of: SettingsOf, decision: str = ""
+    ) -> int:
+        """Learn from a decision, and return the number of its event in the row of the caller. `decision` is the key of
+        an allowed decision, whose caller is remembered until a failure is reported; if there are too many, the older
+        half is dropped."""
         facts, state = reading.facts, self.state
         self.lock.acquire()
         try:
-            if facts.ready:
+            if facts.ready and (facts.burst or facts.is_new or facts.deviation > FLAGGED):
                 self.counts["burst"] += facts.burst
                 self.counts["novelty"] += facts.is_new
                 self.counts["deviation"] += facts.deviation > FLAGGED
             number = state.settle(reading, outcome, clamped)
             self.latest, self.has_changed, self.settings_of = reading, True, settings_of
+            if decision:
+                if len(self.reportable) >= MAX_REPORTABLE // 2:
+                    self.earlier_reportable, self.reportable = self.reportable, {}
+                self.reportable[decision] = reading.caller
         finally:
             self.lock.release()
         searches = reading.settings.groups and not state.searches_inline
@@ -104,24 +117,13 @@ class LocalLearner:
         return True
 
     def finish(self, reading: CallerSnapshot, charge: CallerCharge, decision: str | None) -> int:
-        """Return the number of a committed event in the row of the caller. `decision` is the key of an allowed
-        decision, whose caller is remembered until a failure is reported; if there are too many, the oldest is dropped.
-        It is None for any other decision."""
-        if decision is not None:
-            known = self.reportable
-            self.lock.acquire()
-            try:
-                if len(known) >= MAX_REPORTABLE:
-                    del known[next(iter(known))]
-                known[decision] = reading.caller
-            finally:
-                self.lock.release()
+        """Return the number of a committed event in the row of the caller."""
         return charge.number if isinstance(charge, LocalCharge) else 0
 
     def report(self, decision: str, failed: bool) -> None:
         """Learn once whether the request of a decision failed."""
         with self.lock:
-            caller = self.reportable.pop(decision, None)
+            caller = self.reportable.pop(decision, None) or self.earlier_reportable.pop(decision, None)
             if caller is not None and failed:
                 self.state.fold_failure(caller)
 
@@ -140,7 +142,11 @@ class LocalCharge:
         """Return whether the request still has the learned facts with which it was decided."""
         return self._learner.is_current(self._reading)
 
-    def settle(self, *, admitted: bool, clamped: bool) -> None:
-        """Learn from the decision."""
-        outcome = HELD if self._outcome == ALLOWED and not admitted else self._outcome
-        self.number = self._learner.learn(self._reading, outcome, clamped, self._settings_of)
+    def settle(self, decision: str, admitted: bool, clamped: bool) -> None:
+        """Learn from the decision with this key."""
+        learner, reading, outcome = self._learner, self._reading, self._outcome
+        if outcome == ALLOWED and admitted:
+            self.number = learner.learn(reading, ALLOWED, clamped, self._settings_of, decision)
+        else:
+            outcome = HELD if outcome == ALLOWED else outcome
+            self.number = learner.learn(reading, outcome, clamped, self._settings_of)

@@ -21,6 +21,7 @@ from policyengine.behavior.events import (
     name_caller,
 )
 from policyengine.behavior.fold import CallerFacts, ProfileSettings
+from policyengine.behavior.local_learner import LocalCharge
 from policyengine.behavior.shape import NO_SHAPE, structure_tag
 from policyengine.behavior.state import CallerSnapshot, SettingsOf
 from policyengine.checker.patterns.step_letters import order_automaton
@@ -58,7 +59,7 @@ class CallerTracker(Protocol):
 
     def tag(self, text: str) -> int: ...
     def read(
-        self, caller: Caller, group: str, tags: RequestTags, at: int, settings_of: SettingsOf
+        self, caller: Caller, group: str, tags: RequestTags, at: int, settings: ProfileSettings, settings_of: SettingsOf
     ) -> CallerSnapshot: ...
     def peek(
         self, caller: Caller, group: str, settings: ProfileSettings, tags: RequestTags, at: int
@@ -87,11 +88,8 @@ class BehaviorReader:
         self.classes, self._issuers = CallerClasses(kernel), frozenset(kernel.issuers)
         self.reads_payloads = "novelty" in learned_fact_names(kernel)
         self._identified: dict[tuple[str, str, str, tuple[str, ...]], IdentifiedCaller] = {}
-
-    @property
-    def settings_of(self) -> SettingsOf:
-        """Return the settings of a class."""
-        return self.classes.settings_of
+        self.settings_of: SettingsOf = self.classes.settings_of  # the settings of a class
+        self._tag, self._charge = tracker.tag, tracker.charge  # bound once, because a decision calls both
 
     # ── Before a decision ─────────────────────────────────────────────────────────────────────
 
@@ -102,7 +100,7 @@ class BehaviorReader:
             return None
         caller, group, profile = found
         tags = self.tags_of(request, profile)
-        return self.tracker.read(caller, group, tags, event_time(moment), self.classes.settings_of)
+        return self.tracker.read(caller, group, tags, event_time(moment), profile.settings, self.settings_of)
 
     def peek(self, request: Request, moment: int) -> LearnedFacts | None:
         """Return the facts of a request that is only tried: nothing is learned from it. Raises StoreError."""
@@ -136,7 +134,7 @@ class BehaviorReader:
             return found
         caller, group, profile = found
         text = text_at(request, fact)
-        version = "" if text is None else f"{self.tracker.tag(text):08x}"
+        version = "" if text is None else f"{self._tag(text):08x}"
         return Caller(caller.issuer, caller.agent, caller.instance, version), group, profile
 
     def _identify(self, key: tuple[str, str, str, tuple[str, ...]]) -> IdentifiedCaller:
@@ -154,7 +152,7 @@ class BehaviorReader:
         """Return the tags of what is learned from a request. The structure of its payload is computed only if a rule
         reads `behavior.novelty`. Raises StoreError."""
         run = NO_RUN if profile.run_key is None else self.run_of(request, profile)
-        endpoint, tag = self.endpoint_of(request), self.tracker.tag
+        endpoint, tag = self.endpoint_of(request), self._tag
         letter = self.letter_of(request, profile) if profile.steps else NO_LETTER
         shape = structure_tag(tag, endpoint, request.facts) if self.reads_payloads else NO_SHAPE
         return RequestTags(tag(endpoint), run, shape, letter)
@@ -179,12 +177,16 @@ class BehaviorReader:
     def run_of(self, request: Request, profile: CallerProfile) -> int:
         """Return the tag of the run's key, or NO_RUN if the request has no run key."""
         key = None if profile.run_key is None else text_at(request, profile.run_key)
-        return NO_RUN if key is None else self.tracker.tag(key)
+        return NO_RUN if key is None else self._tag(key)
 
     def endpoint_of(self, request: Request) -> str:
         """Return the declared pattern of the endpoint; empty if no pattern matches."""
         endpoint = request.endpoint
-        if type(endpoint) is HttpEndpoint or type(endpoint) is ToolEndpoint:
+        if type(endpoint) is HttpEndpoint:
+            rules = self._program.rules_at(endpoint)
+            known = rules.pattern_names.get(endpoint.method)
+            return known or self._patterns.find(endpoint, rules) or ""
+        if type(endpoint) is ToolEndpoint:
             return self._patterns.find(endpoint, self._program.rules_at(endpoint)) or ""
         return (self._patterns.find_action(endpoint) or "") if type(endpoint) is ActionEndpoint else ""
 
@@ -192,9 +194,10 @@ class BehaviorReader:
 
     def charge(self, reading: CallerSnapshot, decision: Decision) -> CallerCharge | None:
         """Return what the commit of a decision changes; None if nothing is learned from it."""
-        if decision.answer.gate in UNIDENTIFIED:
+        answer = decision.answer
+        if answer.gate is not None and answer.gate in UNIDENTIFIED:
             return None
-        return self.tracker.charge(reading, OUTCOMES[decision.answer.outcome], self.classes.settings_of)
+        return self._charge(reading, OUTCOMES[answer.outcome], self.settings_of)
 
     def note(self, reading: CallerSnapshot, charge: CallerCharge) -> bool:
         """Take the answer of the store from a commit that changed nothing. Return whether learned facts can be read."""
@@ -207,8 +210,11 @@ class BehaviorReader:
         could not be read. `key` is the key of the decision in the store, if it is known."""
         number = 0
         if reading is not None and charge is not None:
-            reportable = (key or outcome_key(decision.id)) if decision.answer.outcome is Outcome.ALLOW else None
-            number = self.tracker.finish(reading, charge, reportable)
+            if isinstance(charge, LocalCharge):
+                number = charge.number
+            else:
+                reportable = (key or outcome_key(decision.id)) if decision.answer.outcome is Outcome.ALLOW else None
+                number = self.tracker.finish(reading, charge, reportable)
         if not self._logs:
             return b""
         return self.encode(reading, number, clamped=charge is not None and has_clamp(decision))
@@ -223,8 +229,7 @@ class BehaviorReader:
         """Learn from a final decision that no store commits."""
         charge = self.charge(reading, decision)
         if charge is not None and not isinstance(charge, BehaviorCharge):
-            charge.settle(admitted=True, clamped=has_clamp(decision))
-            self.finish(reading, charge, decision)
+            charge.settle(outcome_key(decision.id), True, has_clamp(decision))
 
     def report(self, decision: str, status: int | None) -> None:
         """Learn whether the request of a decision failed, from its HTTP status."""

@@ -146,7 +146,22 @@ class BehaviorRow:
         self.ceiling_fast = 0
 
     def copy(self) -> BehaviorRow:
-        return unpack_row(pack_row(self))
+        """Return a row with the same content."""
+        row = BehaviorRow(self.level_at)
+        row.serial, row.trust, row.novelty, row.errors = self.serial, self.trust, self.novelty, self.errors
+        row.hour, row.hour_count, row.hour_alarm = self.hour, self.hour_count, self.hour_alarm
+        row.gain_day, row.gains, row.fall_hour, row.days = self.gain_day, self.gains, self.fall_hour, self.days
+        row.runs, row.run_tag, row.run_last = self.runs, self.run_tag, self.run_last
+        row.run_length, row.ready_day = self.run_length, self.ready_day
+        row.paces, row.peaks, row.ratios = self.paces[:], self.peaks[:], self.ratios[:]
+        row.top_slow, row.top_fast = self.top_slow, self.top_fast
+        row.level_slow, row.level_fast, row.level_denied = self.level_slow, self.level_fast, self.level_denied
+        row.seen, row.shapes = self.seen.copy(), self.shapes.copy()
+        row.grams, row.gram_counts, row.gram_total = self.grams[:], self.gram_counts[:], self.gram_total
+        row.context, row.scored, row.surprise = self.context, self.scored, self.surprise
+        row.excess, row.worst, row.is_flagged, row.scores = self.excess, self.worst, self.is_flagged, self.scores[:]
+        row.step_state, row.step_machine = self.step_state, self.step_machine
+        return row
 
     def successor(self) -> BehaviorRow:
         """Return the first row of a new version of the caller. It starts with the paces, peaks, endpoints, payloads and

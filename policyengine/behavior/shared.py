@@ -122,12 +122,14 @@ class SharedTracker:
 
     # ── Facts ─────────────────────────────────────────────────────────────────────────────────
 
-    def read(self, caller: Caller, group: str, tags: RequestTags, at: int, settings_of: SettingsOf) -> CallerSnapshot:
-        """Read the facts of a request. Raises StoreError."""
+    def read(
+        self, caller: Caller, group: str, tags: RequestTags, at: int, settings: ProfileSettings, settings_of: SettingsOf
+    ) -> CallerSnapshot:
+        """Read the facts of a request. `settings` are those of the class. Raises StoreError."""
         self._settings_of = settings_of
         if not self._thread.is_running:
             self.start()
-        settings = self._releases.settings_at(settings_of(group), group, at)
+        settings = self._releases.settings_at(settings, group, at)
         row, serial, model, facts = self._read(caller, group, settings, tags, at)
         return CallerSnapshot(caller, group, settings, tags, at, row, serial, model, facts)
 

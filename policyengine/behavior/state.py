@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, TypeAlias
 
-from policyengine.behavior.events import FAILED, BehaviorEvent, Caller, RequestTags, Tagger
+from policyengine.behavior.events import ALLOWED, FAILED, BehaviorEvent, Caller, RequestTags, Tagger
 from policyengine.behavior.fold import (
     CallerFacts,
     ProfileSettings,
@@ -27,6 +27,7 @@ DAY: Final = HOUR * HOURS_OF_DAY
 MAX_CALLERS: Final = 1_000_000
 MAX_INSTANCES: Final = 1_000  # callers of one agent
 USUAL: Final = ProfileSettings()
+MAX_WAITING: Final = 1_000  # decisions that rows do not contain yet
 NO_INSTANCES: Final[dict[Caller, None]] = {}  # never changed
 
 SettingsOf = Callable[[str], ProfileSettings]  # the settings of a class
@@ -39,24 +40,35 @@ CallerMoment: TypeAlias = tuple[int, str, int, int, int, int, int, int]
 
 
 class CallerRow:
-    """The class of a caller, and its row. A state keeps two more members, so that each event finds them without a
-    search: the callers of the same agent (`instances`), and whether the caller is among those that are not ready
-    (`is_new`)."""
+    """The class of a caller, and its row. A state keeps more members, so that each event finds them without a search:
+    the callers of the same agent (`instances`), whether the caller is among those that are not ready (`is_new`), and
+    whether the state dropped the caller (`is_dropped`).
 
-    __slots__ = ("group", "instances", "is_new", "row")
+    `waiting` is the latest decision about the caller, if the row does not contain it yet; the row contains all earlier
+    ones. Until the next batch, `latest` is the latest decision, whether or not the row contains it, and `named` are the
+    latest facts that were named, with their names and values."""
+
+    __slots__ = ("group", "instances", "is_dropped", "is_new", "latest", "named", "row", "waiting")
 
     def __init__(self, group: str, row: BehaviorRow) -> None:
         self.group = group
         self.row = row
         self.instances = NO_INSTANCES
         self.is_new = False
+        self.is_dropped = False
+        self.waiting: CallerSnapshot | None = None
+        self.latest: CallerSnapshot | None = None
+        self.named: tuple[CallerFacts, dict[str, object]] | None = None
 
 
 class CallerSnapshot:
     """The facts of one request, with the row and the model from which they were read. `at` is in milliseconds since
-    1970, and `serial` is the number of events of the row at that time."""
+    1970, and `serial` is the number of events of the row at that time. `known` is what the state keeps about the
+    caller. `outcome` and `clamped` are those of the decision, once the state has taken it."""
 
-    __slots__ = ("at", "caller", "facts", "group", "model", "row", "serial", "settings", "tags")
+    __slots__ = (
+        "at", "caller", "clamped", "facts", "group", "known", "model", "outcome", "row", "serial", "settings", "tags",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -69,6 +81,7 @@ class CallerSnapshot:
         serial: int,
         model: BehaviorModel,
         facts: CallerFacts,
+        known: CallerRow | None = None,
     ) -> None:
         self.caller = caller
         self.group = group
@@ -79,10 +92,19 @@ class CallerSnapshot:
         self.serial = serial
         self.model = model
         self.facts = facts
+        self.known = known
+        self.outcome = ALLOWED
+        self.clamped = False
 
     def to_facts(self) -> dict[str, object]:
-        """Return the facts by their names after `behavior.`."""
-        return self.facts.to_facts()
+        """Return the facts by their names after `behavior.`, in a dict that must not be changed."""
+        facts, known = self.facts, self.known
+        if known is None:
+            return facts.to_facts()
+        named = known.named
+        if named is None or not named[0].is_same(facts):
+            named = known.named = facts, facts.to_facts()
+        return named[1]
 
 
 class BehaviorState:
@@ -92,6 +114,10 @@ class BehaviorState:
     again gives the same models. If there are too many callers, the least recently active one that is not ready is
     dropped, so that a flood of new keys does not displace callers that are ready. One agent has at most
     `most_instances` callers.
+
+    A decision changes the row of its caller later: with the next request of the caller, in a batch of MAX_WAITING
+    decisions, or when anything else is read. No reader sees the difference, because each of them has the waiting
+    decisions folded first.
     """
 
     def __init__(
@@ -107,7 +133,8 @@ class BehaviorState:
         # The callers of each agent, the most recently active at the end.
         self._instances: dict[tuple[str, str], dict[Caller, None]] = {}
         self._new: dict[Caller, None] = {}  # callers that are not ready
-        self.rows = {}
+        self._queue: list[CallerSnapshot] = []  # the latest decisions, in their order
+        self._rows: dict[Caller, CallerRow] = {}
         self.model, self.tagger, self.learns = model, tagger, learns
         self.members = MemberKeys(tagger.derive_key(b"members"))
         self.requests = RecentRequests()  # the requests in which groups are searched
@@ -122,10 +149,14 @@ class BehaviorState:
     @property
     def rows(self) -> dict[Caller, CallerRow]:
         """The rows, that of the most recently active caller at the end."""
+        self.fold_waiting()
         return self._rows
 
     @rows.setter
     def rows(self, rows: dict[Caller, CallerRow]) -> None:
+        for known in self._rows.values():
+            known.is_dropped = True
+        self._queue = []
         self._rows = rows
         self._instances.clear()
         self._new = {caller: None for caller, found in rows.items() if not is_ready(found.row, USUAL)}
@@ -133,6 +164,12 @@ class BehaviorState:
             known.instances = self._instances.setdefault((caller.issuer, caller.agent), {})
             known.instances[caller] = None
             known.is_new = caller in self._new
+            known.is_dropped, known.waiting = False, None
+
+    @property
+    def callers(self) -> Mapping[Caller, CallerRow]:
+        """The callers with their classes, in any order. The rows may lack waiting decisions."""
+        return self._rows
 
     @property
     def count(self) -> int:
@@ -148,6 +185,8 @@ class BehaviorState:
     def row_at(self, caller: Caller, at: int, settings: ProfileSettings) -> BehaviorRow:
         """Return the row of a caller at this time; a new row if nothing is known about the caller."""
         found = self._rows.get(caller)
+        if found is not None and found.waiting is not None:
+            fold_waiting(found)
         row = self._new_row(caller, at) if found is None else found.row
         advance(row, at, settings)
         return row
@@ -158,6 +197,8 @@ class BehaviorState:
         found = self._rows.get(caller)
         if found is None or found.row.hour == at // HOUR:
             return self.row_at(caller, at, settings)
+        if found.waiting is not None:
+            fold_waiting(found)
         row = found.row.copy()
         advance(row, at, settings)
         return row
@@ -179,28 +220,34 @@ class BehaviorState:
         return facts
 
     def snapshot(
-        self, caller: Caller, group: str, tags: RequestTags, at: int, settings_of: SettingsOf
+        self, caller: Caller, group: str, tags: RequestTags, at: int, settings: ProfileSettings, settings_of: SettingsOf
     ) -> CallerSnapshot:
-        """Return the facts of a request, with the row and the model from which they were read. Before that, learn a
-        model if one is due."""
+        """Return the facts of a request, with the row and the model from which they were read. `settings` are those of
+        the class. Before that, learn a model if one is due."""
         if at // DAY != self.learned_day:
             self.learn_if_due(at, settings_of)
-        settings = settings_of(group)
         if self.releases:
             settings = self.settings_at(settings, group, at)
         if settings.groups and self.searches_inline and self.searches and self.is_search_due(at):
             self.search_groups(at)
-        found = self._rows.get(caller)
-        row = None if found is None or found.row.hour != at // HOUR else found.row
-        if row is None:
+        known = self._rows.get(caller)
+        if known is None or known.row.hour != at // HOUR:
             row = self.row_to_read(caller, at, settings)
+        else:
+            if known.waiting is not None:
+                fold_waiting(known)
+            row = known.row
         facts = self.read_caller(row, caller, group, tags, at, settings)
-        return CallerSnapshot(caller, group, settings, tags, at, row, row.serial, self.model, facts)
+        return CallerSnapshot(caller, group, settings, tags, at, row, row.serial, self.model, facts, known)
 
     def is_unchanged(self, reading: CallerSnapshot) -> bool:
         """Return whether the row of a caller has no event after those that were read."""
-        known = self._rows.get(reading.caller)
-        return reading.serial == (0 if known is None else known.row.serial)
+        known = reading.known
+        if known is None or known.is_dropped:
+            known = self._rows.get(reading.caller)
+            if known is None:
+                return reading.serial == 0
+        return known.waiting is None and reading.serial == known.row.serial
 
     def has_same_facts(self, reading: CallerSnapshot) -> bool:
         """Return whether a request still has the facts that were read."""
@@ -210,8 +257,30 @@ class BehaviorState:
         return again.values() == reading.facts.values() and again.group() == reading.facts.group()
 
     def settle(self, reading: CallerSnapshot, outcome: int, clamped: bool) -> int:
+        """Take the decision for which the row of a caller was read. If the row has not changed since, the decision
+        waits; otherwise read the row again, and change it now. Return the number of events of the row with this one."""
+        known, row, serial = reading.known, reading.row, reading.serial
+        if known is None or known.is_dropped or known.waiting is not None or row.serial != serial:
+            return self._settle_now(reading, outcome, clamped)
+        if known.row is not row:
+            if known.row.serial != serial:
+                return self._settle_now(reading, outcome, clamped)
+            known.row = row  # the same row, advanced to the hour of the decision
+        reading.outcome, reading.clamped = outcome, clamped
+        known.waiting = known.latest = reading
+        if reading.settings.groups:
+            tags = reading.tags
+            self.requests.add(reading.at, reading.caller, tags.endpoint, tags.run, outcome)
+        queue = self._queue
+        queue.append(reading)
+        if len(queue) >= MAX_WAITING:
+            self.fold_waiting()
+        return serial + 1
+
+    def _settle_now(self, reading: CallerSnapshot, outcome: int, clamped: bool) -> int:
         """Change the row of a caller by the decision for which it was read; read it again if it changed since. Return
         the number of events of the row."""
+        self.fold_waiting()
         at, caller, settings = reading.at, reading.caller, reading.settings
         row, facts = reading.row, reading.facts
         known = self._rows.get(caller)
@@ -224,9 +293,24 @@ class BehaviorState:
         self._keep(caller, reading.group, row, settings)
         return row.serial
 
+    def fold_waiting(self) -> None:
+        """Change the rows by all waiting decisions, and make their callers the most recently active ones."""
+        if not self._queue:
+            return
+        queue, self._queue = self._queue, []
+        for reading in queue:
+            known = reading.known
+            if known is not None and known.latest is reading and not known.is_dropped:
+                if known.waiting is not None:
+                    fold_waiting(known)
+                known.latest = known.named = None
+                self._keep(reading.caller, reading.group, known.row, reading.settings)
+
     def fold(self, event: BehaviorEvent, settings_of: SettingsOf) -> CallerFacts:
         """Change the row of the caller by a decision. Return the facts of its request."""
         at, caller, group, endpoint, run, outcome, clamped, released, shape, letter = event
+        if self._queue:
+            self.fold_waiting()
         if at // DAY != self.learned_day:
             self.learn_if_due(at, settings_of)
         settings = settings_of(group)
@@ -249,6 +333,7 @@ class BehaviorState:
     def fold_run(self, caller: Caller, moments: Iterable[CallerMoment], settings_of: SettingsOf) -> None:
         """Change the row of one caller by decisions and reports of failures that follow each other, as `fold` and
         `fold_failure` do. No model is learned."""
+        self.fold_waiting()
         known = self._rows.get(caller)
         row, settings = (None if known is None else known.row), USUAL
         name: str | None = None  # the class of the latest decision
@@ -277,6 +362,7 @@ class BehaviorState:
 
     def sort_latest(self, callers: Iterable[Caller]) -> None:
         """Make these callers the most recently active ones, the last of them at the end."""
+        self.fold_waiting()
         rows, new = self._rows, self._new
         for caller in callers:
             known = rows.pop(caller, None)
@@ -290,12 +376,15 @@ class BehaviorState:
         """Change the row of a caller by the report that a request failed. Unknown callers are ignored."""
         found = self._rows.get(caller)
         if found is not None:
+            if found.waiting is not None:
+                fold_waiting(found)
             apply_failure(found.row)
 
     def _new_row(self, caller: Caller, at: int) -> BehaviorRow:
         """Return the first row of a caller. The row of a new version derives from the most recently active version."""
         if not caller.version:
             return BehaviorRow(at)
+        self.fold_waiting()
         if self._versions is None:
             self._versions = {unversioned(known): known for known in self._rows if known.version}
         earlier = self._versions.get(unversioned(caller))
@@ -352,10 +441,15 @@ class BehaviorState:
         if not instances:
             self._instances.pop(agent, None)
         self._new.pop(caller, None)
-        return self._rows.pop(caller, None) is not None
+        known = self._rows.pop(caller, None)
+        if known is None:
+            return False
+        known.is_dropped = True
+        return True
 
     def forget(self, wanted: Callable[[Caller], bool]) -> int:
         """Forget the callers for which `wanted` returns true, also in their groups. Return their number."""
+        self.fold_waiting()
         found = [caller for caller in self._rows if wanted(caller)]
         if self.model.has_groups:
             self.model = self.model.without_members({self.members.of(one.issuer, one.agent) for one in found})
@@ -379,6 +473,7 @@ class BehaviorState:
 
     def learn(self, at: int, settings_of: SettingsOf) -> None:
         """Learn a new model from the rows."""
+        self.fold_waiting()
         self.learned_day = at // DAY
         rows = [(caller, found.group, found.row) for caller, found in self._rows.items()]
         self.model = learn_model(rows, settings_of, at, self.model.content.serial + 1, self.tags, self.model)
@@ -395,11 +490,22 @@ class BehaviorState:
         each agent is ready, if the rows are elsewhere. If the search fails, the groups do not change."""
         day = at // DAY
         if ready is None:
+            self.fold_waiting()
             ready = first_ready((caller, found.row.ready_day) for caller, found in self._rows.items())
         found = find_groups_of(self.requests, self.model.content.groups, ready, self.members, day)
         self.searched_day, self.searches = day, found is not None
         if found is not None:
             self.model = self.model.with_groups(found, day)
+
+
+def fold_waiting(known: CallerRow) -> None:
+    """Change the row of a caller by the decision that waits."""
+    reading = known.waiting
+    if reading is not None:
+        known.waiting = None
+        apply_decision(
+            known.row, reading.facts, reading.tags, reading.at, reading.outcome, reading.clamped, reading.settings
+        )
 
 
 def put_group(facts: CallerFacts, group: CallerGroup | None) -> None:

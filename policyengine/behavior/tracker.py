@@ -102,7 +102,7 @@ class BehaviorTracker:
     def describe(self) -> dict[str, Any]:
         """Return where learned behavior is kept, the number of the model, and the number of callers."""
         folder = {} if self.folder is None else {"folder": str(self.folder.path)}
-        return {**folder, "model": self.state.model.content.serial, "callers": len(self.state.rows)}
+        return {**folder, "model": self.state.model.content.serial, "callers": self.state.count}
 
     # ── Operators ─────────────────────────────────────────────────────────────────────────────
 
@@ -213,12 +213,13 @@ class BehaviorTracker:
             self._saved_model, self.learner.has_changed = model.content.serial, True  # the rows name the model
         if self.learner.has_changed:
             self.learner.has_changed = False
-            folder.save_rows(self._pack_rows(), len(self.state.rows), model.content.serial)
+            folder.save_rows(self._pack_rows(), self.state.count, model.content.serial)
 
     def _learn_model(self) -> None:
         """Learn a model from copies of the rows, if a day has begun since the last one."""
         state, settings_of = self.state, self.learner.settings_of
-        last = max((found.row.level_at for found in list(state.rows.values())[-1:]), default=0)
+        with self._lock:
+            last = max((found.row.level_at for found in islice(reversed(state.rows.values()), 1)), default=0)
         if state.learns or settings_of is None or not state.is_due(last):
             return
         rows = ((saved.caller, saved.group, unpack_row(saved.packed)) for saved in self._pack_rows())

@@ -57,7 +57,7 @@ from policyengine.spec.facts import RESOURCE, name_of
 from policyengine.spec.history import conjuncts, describe_history, reads_past
 from policyengine.spec.kleene import describe
 from policyengine.typesystem import EnumType, ListType, RefType, Scalar, SetType, Type
-from policyengine.vocabulary import NEUTRAL_VALUES, STRINGS
+from policyengine.vocabulary import CLUSTER_ID, LEARNED_FACTS, NEUTRAL_VALUES, STRINGS, learned_name
 
 SCALAR_KINDS = {Scalar.STRING: n.STRING, Scalar.INT: n.INT, Scalar.NUMBER: n.NUMBER, Scalar.BOOL: n.BOOL}
 ORDERS: dict[str, Callable[[Any, Any], bool]] = {"<": op.lt, "<=": op.le, ">": op.gt, ">=": op.ge}
@@ -121,7 +121,8 @@ class NodeBuilder:
         return n.RecordedFact(node) if scope.strict else node
 
     def slot(self, path: n.Path, type_: Type, *, given: bool = False) -> n.FactNode:
-        given = given and (path[0] in BOUND_BY_WITH or (path in DERIVED and path not in BEFORE_CHAIN))
+        computed = path in LEARNED_FACTS or path in DERIVED
+        given = given and (path[0] in BOUND_BY_WITH or (computed and path not in BEFORE_CHAIN))
         key = (path, type_, given)
         found = self.slots.get(key)
         if found is None:
@@ -133,6 +134,8 @@ class NodeBuilder:
 
     def _make_slot(self, path: n.Path, type_: Type, given: bool) -> n.FactNode:
         index, name = self._new_slot(), name_of(path)
+        if path in LEARNED_FACTS and path != CLUSTER_ID and not given:
+            return n.LearnedFact(index, path, type_, name, learned_name(path), NEUTRAL_VALUES[path])
         if path in DERIVED and not given:
             return n.ComputedFact(index, path, type_, name, DERIVED[path])
         if path in NEUTRAL_VALUES:

@@ -212,7 +212,10 @@ class Evaluator:
         while rows are missing, the result asks only for rows. `behavior` are the learned facts of the caller; the
         snapshot with which the decision is resumed must have the same. Callers must call `find_halt` first.
         """
-        rules = self.program.rules_at(request.endpoint)
+        if behavior is None:
+            rules = self.program.rules_at(request.endpoint)
+        else:
+            rules = self.program.rules_at_again(request.endpoint)  # its behavior was read just now
         if request.approvals or looking is not None or self._counts_steps(request, rules):
             return self._plan_with_state(request, moment, looking, stamp, behavior)
         made = walker.plan(self.program, rules, request, self.entities, moment, self._kept, stamp, behavior)

@@ -46,6 +46,7 @@ from policyengine.spec.evaluate import build_facts
 from policyengine.spec.reference import conclude, trace_request
 from policyengine.stores.base import Store, StoreError
 from policyengine.stores.floors import choose_parts, has_parts
+from policyengine.vocabulary import CLUSTER_SIZE, learned_name
 
 if TYPE_CHECKING:
     from policyengine.audit.log import DecisionLog
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from policyengine.engine.approval_desk import ApprovalDesk
     from policyengine.runtime.behavior import CallerCharge
 
+GROUP_SIZE = learned_name(CLUSTER_SIZE)
 MAX_COMMIT_TRIES = 100  # maximum attempts at a decision while other decisions change the state on which it depends
 
 
@@ -178,11 +180,17 @@ class Decider:
                     return denied
                 if self.halting.current is not halts:
                     continue  # the halts were read for the first time, or changed
-            read, facts = self._read_behavior(request, moment) if is_readable else (None, UNREADABLE_FACTS)
+            read, facts = None, None if is_readable else UNREADABLE_FACTS
+            if behavior is not None and is_readable:
+                try:
+                    read = behavior.read(request, moment)
+                    facts = None if read is None else read.to_facts()
+                except StoreError:
+                    facts = UNREADABLE_FACTS
             decision, effects, state, asked = self._resolve_granted(compiled, request, moment, facts)
             if self.halting.current is not halts:
                 continue  # the halts changed while the decision was made
-            if facts is not None and has_parts(effects):
+            if facts is not None and GROUP_SIZE in facts and has_parts(effects):
                 effects = choose_parts(self.store, effects, outcome_key(decision.id), moment // 1_000)
             charge = None if behavior is None or read is None else behavior.charge(read, decision)
             spent, history = state.spent, state.members
@@ -196,7 +204,8 @@ class Decider:
             if effects is NO_EFFECTS or not effects:
                 if behavior is not None and facts is not None:
                     history += behavior.finish(read, charge, decision)
-                    self._note_conditions(compiled, asked or request, decision, state, read, charge, moment)
+                    if self._recorder.observer is not None:
+                        self._note_conditions(compiled, asked or request, decision, state, read, charge, moment)
                 mark, opens = compiled.entities_mark, effects.opens
                 return DecisionBasis(decision, moment, spent, (), history, mark, asked, opens)
             key = outcome_key(decision.id)
@@ -205,7 +214,8 @@ class Decider:
                 decision = apply_charges(decision, effects, result)
                 if behavior is not None and facts is not None:
                     history += behavior.finish(read, charge, decision, key)
-                    self._note_conditions(compiled, asked or request, decision, state, read, charge, moment)
+                    if self._recorder.observer is not None:
+                        self._note_conditions(compiled, asked or request, decision, state, read, charge, moment)
                 mark, opens = compiled.entities_mark, effects.opens
                 return DecisionBasis(decision, moment, spent, effects.spends, history, mark, asked, opens)
             if behavior is not None and read is not None and charge is not None:
@@ -410,16 +420,6 @@ class Decider:
             return None if self.behavior is None else self.behavior.peek(request, moment)
         except StoreError:
             return UNREADABLE_FACTS
-
-    def _read_behavior(self, request: Request, moment: int) -> tuple[CallerSnapshot | None, LearnedFacts | None]:
-        """Return a snapshot of the caller's learned behavior, and its learned facts. Both are None if the policies read
-        no learned facts, or if there is no caller. If the store fails, the snapshot is None and the facts are unknown.
-        """
-        try:
-            read = None if self.behavior is None else self.behavior.read(request, moment)
-        except StoreError:
-            return None, UNREADABLE_FACTS
-        return read, None if read is None else read.to_facts()
 
     def _note_conditions(
         self, compiled: CompiledPolicies, request: Request, decision: Decision, state: DecisionState,

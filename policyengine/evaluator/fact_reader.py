@@ -15,7 +15,7 @@ from policyengine.runtime.values import ABSENT, PENDING, Invalid, Unknown, coerc
 from policyengine.spec.facts import MAX_HOPS, NO_AGE, NOT_RECORDED, STRINGS, age_since, name_own_cluster
 from policyengine.spec.issuer_users import mask_foreign_user
 from policyengine.typesystem import EntityRef, Scalar
-from policyengine.vocabulary import CLUSTER_ID, LEARNED_FACTS, NEUTRAL_VALUES, learned_name
+from policyengine.vocabulary import CLUSTER_ID, LEARNED_FACTS
 
 if TYPE_CHECKING:
     from policyengine.evaluator.program import TrustAnchor
@@ -269,16 +269,6 @@ def approval_age(st: State) -> object:
     return ABSENT if st.approval is None else st.approval.age
 
 
-def learned_fact(path: tuple[str, ...]) -> Callable[[State], object]:
-    """Return the function of a fact that is learned about the caller."""
-    name, neutral = learned_name(path), NEUTRAL_VALUES[path]
-
-    def learned(st: State) -> object:
-        return neutral if st.behavior is None else st.behavior.get(name, neutral)
-
-    return learned
-
-
 DERIVED: dict[tuple[str, ...], Callable[[State], object]] = {
     ("time",): moment_of,
     ("credential", "age"): age_of("credential"),
@@ -293,7 +283,6 @@ DERIVED: dict[tuple[str, ...], Callable[[State], object]] = {
     ("approval", "granted"): approval_granted,
     ("approval", "by"): approval_by,
     ("approval", "age"): approval_age,
-    **{path: learned_fact(path) for path in LEARNED_FACTS if path != CLUSTER_ID},
 }
 # Computed facts that are known before the chain and approvals, which expressions of `with` may read.
 BEFORE_CHAIN = frozenset(

@@ -275,6 +275,34 @@ class ComputedFact(FactNode):
         return self.compute(st)
 
 
+class LearnedFact(FactNode):
+    """A fact that is learned about the caller, by its name in the learned facts; `neutral` if nothing is learned.
+    `latest` are the last untyped value and its typed value, because the values of usual callers rarely change."""
+
+    __slots__ = ("latest", "name", "neutral")
+
+    def __init__(self, index: int, path: Path, type: Type, fact: str, name: str, neutral: object) -> None:
+        super().__init__(index, path, type, fact)
+        self.latest: tuple[object, Any] = None, None
+        self.name = name
+        self.neutral = neutral
+
+    def raw(self, st: State) -> Any:
+        return self.neutral if st.behavior is None else st.behavior.get(self.name, self.neutral)
+
+    def get(self, st: State) -> Any:
+        try:
+            value = st.values[self.index]
+        except IndexError:
+            value = st.grow(self.index)
+        if value is UNREAD:
+            raw, latest = self.raw(st), self.latest
+            if latest[0] is not raw or raw is None:
+                latest = self.latest = raw, coerce(raw, self.type, self.fact)
+            value = st.values[self.index] = latest[1]
+        return value
+
+
 class RecordedFact(Node):
     """A fact that also records that it was read, if the decision collects the facts to which an approval is bound."""
 

@@ -16,9 +16,9 @@ class LocalBehavior(Protocol):
         """Return whether the request still has the learned facts with which it was decided."""
         ...
 
-    def settle(self, *, admitted: bool, clamped: bool) -> None:
-        """Learn from the decision. `admitted` is whether all limits admit it, and `clamped` whether a clamp reduced a
-        rate."""
+    def settle(self, decision: str, admitted: bool, clamped: bool) -> None:
+        """Learn from the decision with this key. `admitted` is whether all limits admit it, and `clamped` whether a
+        clamp reduced a rate."""
         ...
 
 

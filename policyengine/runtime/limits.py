@@ -365,9 +365,15 @@ class ChargeResult(NamedTuple):
 
     @property
     def admitted(self) -> bool:
-        return all(one.admitted for one in self.standings)
+        for one in self.standings:  # noqa: SIM110  # a generator takes longer
+            if not one.admitted:
+                return False
+        return True
 
     @property
     def clamped(self) -> bool:
         """Whether a clamp reduced a rate of the request."""
-        return any(one.base < 1.0 for one in self.standings)
+        for one in self.standings:  # noqa: SIM110  # a generator takes longer
+            if one.base < 1.0:
+                return True
+        return False

@@ -24,9 +24,8 @@ def teach(tracker, days=3, callers=3):
         for number in range(callers):
             for each in range(6):
                 at = BEGIN + day * DAY + each * 1_000
-                reading = tracker.read(
-                    Caller("idp", f"bot-{number}"), "bots", RequestTags(tracker.tag("GET /a"), each), at, settings_of
-                )
+                caller, tags = Caller("idp", f"bot-{number}"), RequestTags(tracker.tag("GET /a"), each)
+                reading = tracker.read(caller, "bots", tags, at, settings_of("bots"), settings_of)
                 tracker.learn(reading, ALLOWED, False, settings_of)
 
 

@@ -204,6 +204,7 @@ def test_a_request_of_the_next_hour_that_is_read_first_does_not_move_an_earlier_
     rows, model, tagger = ten_days
     caller = Caller("idp", "report-0")
     settings_of = Engine.from_text(POLICY).decider.behavior.settings_of
+    group = "profile reporting"
     hour = int((BEGIN + timedelta(days=10, hours=10)).timestamp() * 1_000)
     packed_rows = []
     for reads_first in (False, True):
@@ -211,11 +212,11 @@ def test_a_request_of_the_next_hour_that_is_read_first_does_not_move_an_earlier_
         state.rows = {one: CallerRow(group, unpack_row(raw)) for one, (group, raw) in rows.items()}
         tracker = BehaviorTracker(state)
         tags = RequestTags(tracker.tag("GET /data/**"), 1)
-        earlier = tracker.read(caller, "profile reporting", tags, hour - 1_000, settings_of)
+        earlier = tracker.read(caller, group, tags, hour - 1_000, settings_of(group), settings_of)
         if reads_first:
-            tracker.read(caller, "profile reporting", tags, hour + 1_000, settings_of)
+            tracker.read(caller, group, tags, hour + 1_000, settings_of(group), settings_of)
         tracker.learn(earlier, 0, False, settings_of)
-        later = tracker.read(caller, "profile reporting", tags, hour + 1_000, settings_of)
+        later = tracker.read(caller, group, tags, hour + 1_000, settings_of(group), settings_of)
         tracker.learn(later, 0, False, settings_of)
         packed_rows.append(pack_row(state.rows[caller].row))
     assert packed_rows[0] == packed_rows[1]

@@ -242,7 +242,8 @@ def test_a_decision_that_read_its_row_before_the_caller_was_forgotten_does_not_r
     reader = engine.decider.behavior
     at = int(engine.test_clock.now.timestamp() * 1_000)
     caller = Caller("idp", "report-0")
-    reading = tracker.read(caller, PROFILE, RequestTags(tracker.tag("GET /data/**"), 1), at, reader.settings_of)
+    settings_of, tags = reader.settings_of, RequestTags(tracker.tag("GET /data/**"), 1)
+    reading = tracker.read(caller, PROFILE, tags, at, settings_of(PROFILE), settings_of)
     tracker.state.forget(lambda known: known == caller)
     tracker.learn(reading, 0, False, reader.settings_of)
     assert tracker.state.rows[caller].row.serial == 1

@@ -90,6 +90,18 @@ def test_equal_rows_have_equal_bytes(row):
 
 
 @given(rows())
+def test_a_change_of_a_copy_does_not_change_the_row(row):
+    packed, copied = pack_row(row), row.copy()
+    copied.seen[1], copied.shapes[1] = 2, 2
+    for each in (copied.paces, copied.peaks, copied.ratios, copied.scores):
+        each[0] ^= 1
+    if copied.grams:
+        copied.grams[0] ^= 1
+        copied.gram_counts[0] ^= 1
+    assert pack_row(row) == packed
+
+
+@given(rows())
 def test_no_row_is_longer_than_the_maximum(row):
     assert len(pack_row(row)) <= ROW_BYTES
 

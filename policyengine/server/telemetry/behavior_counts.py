@@ -39,7 +39,7 @@ def publish_behavior(tally: ServerCounters, engine: Engine) -> None:
     for fact, count in list(tracker.counts.items()):
         tally.reached(ALARMS, fact, count=count, of=tracker)
     if isinstance(tracker, BehaviorTracker):  # with a store, a process knows only some of the callers
-        tracker.census.advance(tracker.state.rows)
+        tracker.census.advance(tracker.state.callers)
         publish_classes(tally, CALLERS, tracker.census.counts)
         model = tracker.state.model.content
     else:

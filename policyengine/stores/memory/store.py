@@ -111,7 +111,10 @@ class MemoryStore:
                 return None
             settled = self._commit(effects, decision, now, peek=False)
             if settled is not None:
-                behavior.settle(admitted=settled.admitted, clamped=settled.clamped)
+                admitted, clamped = True, False
+                for standing in settled.standings:
+                    admitted, clamped = admitted and standing.admitted, clamped or standing.base < 1.0
+                behavior.settle(decision, admitted, clamped)
             return settled
 
     def claim(self, claim: IdempotencyClaim, now: int) -> IdempotencyRecord | None:
