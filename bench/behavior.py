@@ -39,7 +39,13 @@ from policyengine.behavior.state import BehaviorState
 
 CALLERS: Final = 75
 LIMITED: Final = 15  # callers of each kind behind limits
-DECLARED: Final = {20: 45, 100: 45, 200: 80, 500: 80}  # caller-days to one false alarm, and the days that are simulated
+DECLARED: Final = {
+    20: 45,
+    100: 45,
+    200: 240,
+    500: 80,
+}  # caller-days to one false alarm, and the days that are simulated
+SPIKES_FROM, SPIKES_EVERY = 80, 20  # days on which a spike of each caller is tried, besides the last day
 SETTLED: Final = 24  # days before alarms are counted
 LEAST_DAYS: Final = 1_000  # caller-days of a cell
 SPIKE, WITHIN, GIVE_UP = 20, 200, 2_000
@@ -86,8 +92,9 @@ def run(say: Say, callers: int = CALLERS, principals: int = PRINCIPALS, orders: 
 
 
 class BurstCell(NamedTuple):
-    """One kind of traffic with one declared rate. `seen` holds, for each caller, the number of requests at twenty times
-    the pace until a burst, sorted; `slowest` is the number of the caller with the highest one.
+    """One kind of traffic with one declared rate. `seen` holds, for each caller and each day on which a spike is tried,
+    the number of requests at twenty times the pace until a burst, sorted; `slowest` is the number of the caller with
+    the highest one.
     """
 
     kind: str
@@ -108,7 +115,7 @@ def burst_cell(kind: str, made: list[list[list[int]]], declared: int, days: int)
     settings = ProfileSettings(burst_days=declared)
     state = BehaviorState(Tagger(b"bench"))
     callers = [Caller("https://issuer.example", f"agent {number}") for number in range(len(made))]
-    counted = alarms = 0
+    counted, alarms, seen = 0, 0, list[int]()
     for day in range(days):
         for caller, moments in zip(callers, made, strict=True):
             ready = burst = False
@@ -119,10 +126,11 @@ def burst_cell(kind: str, made: list[list[list[int]]], declared: int, days: int)
                 ready, burst = ready or found.ready, burst or found.burst
             if day >= SETTLED:
                 counted, alarms = counted + ready, alarms + burst
-    model = state.model.class_of((callers[0].issuer, GROUP))
-    seen = [spike(state.rows[caller].row.copy(), model, days, settings) for caller in callers]
+        model = state.model.class_of((callers[0].issuer, GROUP))
+        if day + 1 == days or (day + 1 >= SPIKES_FROM and (day + 1) % SPIKES_EVERY == 0):
+            seen += [spike(state.rows[caller].row.copy(), model, day + 1, settings) for caller in callers]
     margins = model.margin_slow / 1_024, model.margin_fast / 1_024
-    return BurstCell(kind, declared, counted, alarms, margins, sorted(seen), seen.index(max(seen)))
+    return BurstCell(kind, declared, counted, alarms, margins, sorted(seen), seen.index(max(seen)) % len(callers))
 
 
 def spike(row: BehaviorRow, model: ClassModel, day: int, settings: ProfileSettings) -> int:
@@ -164,12 +172,15 @@ def known_spike(kind: str, number: int, declared: int, days: int = KNOWN_DAYS) -
 
 
 class Novelty(NamedTuple):
-    """Shares of runs with a tool that is new: benign ones with and without peers, and those with a foreign tool."""
+    """Shares of runs with a tool that is new: benign ones with and without peers, and those with a foreign tool.
+    `unseen` is the share of benign runs with a tool that is in no earlier run: whatever sees each foreign tool has at
+    least this share of false alarms."""
 
     benign: float
     alone: float
     foreign: float
     runs: int
+    unseen: float
 
 
 NoveltyCells = dict[tuple[str, int], Novelty]  # by the suite, and the number of runs of peers
@@ -178,16 +189,18 @@ NoveltyCells = dict[tuple[str, int], Novelty]  # by the suite, and the number of
 def novelty(users: Callable[[Random], Callable[[], list[str]]], seed: str, peer_runs: int = PEER_RUNS) -> Novelty:
     """Return the novelty of the next runs of users, after runs of theirs and of their peers. `users` makes a user."""
     settings = ProfileSettings(ready_runs=OWN_RUNS - 1, ready_days=1)
-    flagged = alone = foreign = runs = 0
+    flagged = alone = foreign = runs = unseen = 0
     for number in range(CLASSES):
         random = Random(f"{seed} {number}")
         state, at = BehaviorState(Tagger(b"tools"), learns=False), BEGAN
-        peers = [users(random) for _ in range(PEERS)]
+        peers, earlier = [users(random) for _ in range(PEERS)], set[str]()
         for turn in range(peer_runs):
-            fold_run(state, f"peer {turn % PEERS}", peers[turn % PEERS](), at + turn * HOUR // 3, settings)
+            earlier.update(used := peers[turn % PEERS]())
+            fold_run(state, f"peer {turn % PEERS}", used, at + turn * HOUR // 3, settings)
         user = users(random)
         for turn in range(OWN_RUNS):
-            fold_run(state, "user", user(), at + turn * HOUR, settings)
+            earlier.update(used := user())
+            fold_run(state, "user", used, at + turn * HOUR, settings)
         unknown, at = state.model, at + DAY
         state.learn(at, lambda _: settings)
         for _ in range(4):
@@ -197,7 +210,8 @@ def novelty(users: Callable[[Random], Callable[[], list[str]]], seed: str, peer_
             learned, state.model = state.model, unknown
             alone += fold_run(state, "user", used, at, settings, keeps=False)
             state.model, runs = learned, runs + 1
-    return Novelty(flagged / runs, alone / runs, foreign / runs, runs)
+            unseen += not earlier.issuperset(used)
+    return Novelty(flagged / runs, alone / runs, foreign / runs, runs, unseen / runs)
 
 
 def public_novelty(peer_runs: int) -> NoveltyCells:
@@ -284,7 +298,10 @@ def section(
         *((f"burst, {cell.kind}, declared 1/{cell.declared}", burst_words(cell)) for cell in cells),
         (f"false alarms, six kinds, declared 1/{RARE}", f"{alarms:.2%} of caller-days"),
         (f"× {SPIKE} seen within {WITHIN} requests, six kinds, declared 1/{RARE}", f"{within:.1%} of callers"),
-        (f"× {SPIKE} seen, if the levels of the worst caller were known, declared 1/{RARE}", f"after {known} requests"),
+        (
+            f"× {SPIKE} seen, by the level that the worst caller exceeds on 1/{RARE} of its days",
+            f"after {known} requests",
+        ),
         *(
             (f"new tools, {name}, {OWN_RUNS} own and {peer_runs} peer runs", novelty_words(one))
             for (name, peer_runs), one in new.items()
@@ -328,6 +345,10 @@ def section(
             ),
             Target(f"false alarms of bursts, six kinds, declared 1/{RARE}", 0.5, round(100 * alarms, 3), "%"),
             Target(
+                f"false alarms of bursts, the worst of six kinds, declared 1/{RARE}", 0.5,
+                round(100 * max(cell.alarms / cell.days for cell in rare), 3), "%",
+            ),
+            Target(
                 f"callers of six kinds whose × {SPIKE} is seen within {WITHIN} requests, declared 1/{RARE}", 99,
                 round(100 * within, 2), "%", at_least=True,
             ),
@@ -359,6 +380,7 @@ def section(
                 round(100 * min(one.other for one in orders if one.kind in OWN_ORDERS), 1), "%", at_least=True,
             ),
             Target("the facts of a request, with the order", 1, round(spent.read_us, 2), "µs"),
+            Target("a decision more, if a rule reads burst", 1, round(spent.added("burst"), 2), "µs"),
             Target("the longest row", ROW_BYTES, spent.row_bytes, "bytes"),
         ),
         notes=(
@@ -374,8 +396,11 @@ def section(
             "They repeat eight tasks each, so their rates vary: in twelve draws of each of the eight suites, 0 to 2.6",
             "times the declared 1 %, 0.9 in the mean.",
             "A rate of 1/500 needs 1,000 learned caller-days; with fewer, it is not declared, and margins are doubled.",
-            "The usual sessions of the worst caller are nearly as long as the spike, so knowing its levels exactly",
-            "would not show the spike sooner. A decision is compared with one whose clamp reads no learned fact.",
+            "The usual sessions of the worst caller are longer than the spike: a limit that this caller alone exceeds",
+            "as rarely as declared, computed from all of its days, shows the spike after the requests named above.",
+            f"Spikes are tried on each {SPIKES_EVERY}th day from day {SPIKES_FROM} on.",
+            "A decision is compared with one whose clamp reads no learned fact. Its cost contains a thousandth of the",
+            "model of its day, and a hundredth of the first request of the caller in the hour.",
             f"A million principals take ten times the memory of {PRINCIPALS:,}.",
         ),
     )  # fmt: skip
@@ -392,7 +417,8 @@ def public_mean(new: NoveltyCells, peer_runs: int) -> float | None:
 
 
 def novelty_words(one: Novelty) -> str:
-    return f"{one.benign:.1%} of benign runs, without peers {one.alone:.1%}; foreign tools {one.foreign:.1%}"
+    words = f"{one.benign:.1%} of benign runs, at least {one.unseen:.1%} by tools that are in no earlier run"
+    return f"{words}; without peers {one.alone:.1%}; foreign tools {one.foreign:.1%}"
 
 
 def burst_words(cell: BurstCell) -> str:

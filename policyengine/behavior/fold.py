@@ -4,10 +4,10 @@ Everything is in whole numbers and depends only on the row, the model of the cla
 folding a log again gives the same rows byte for byte.
 
 A burst is measured by two leaky buckets. Each request adds LEVEL_UNIT; they fall at SLOW_FACTOR and FAST_FACTOR times
-the pace that the caller usually has around that hour of the day. A level above its ceiling times the margin of the
-class is a burst. The ceiling is the highest level that was learned in the previous days; a day raises it by an eighth
-at most, so that no caller can raise it quickly. Requests that were not allowed have their own bucket, which counts for
-bursts but not for ceilings.
+the pace that the caller usually has around that hour of the day. A level above its base times the margin of the class
+is a burst. The base grows with the ceiling, but less (`base_of`). The ceiling is the highest level that was learned in
+the previous days; a day raises it by an eighth at most, so that no caller can raise it quickly. Requests that were not
+allowed have their own bucket, which counts for bursts but not for ceilings.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from policyengine.behavior.row import (
     DAYS_KEPT,
     HOUR,
     HOURS_OF_DAY,
+    LEAST_PEAK,
     MAX_COUNT,
     MAX_LEVEL,
     MAX_SEEN,
@@ -38,7 +39,9 @@ from policyengine.behavior.row import (
     MILLION,
     SCORE_BUCKETS,
     SCORE_LENGTHS,
+    USUAL_DAYS,
     BehaviorRow,
+    base_of,
 )
 from policyengine.kernel.sequence_automaton import LEFT, NO_MACHINE, START, SequenceAutomaton
 
@@ -47,13 +50,14 @@ PEAK_UNIT: Final = LEVEL_UNIT // 16
 SLOW_FACTOR: Final = 2
 FAST_FACTOR: Final = 10
 LEAST_PACE: Final = 16  # one request per hour
-LEAST_PEAK: Final = 4 * 16  # 4 requests, which are never a burst
 MAX_CEILINGS: Final = 10  # maximum level in ceilings, so that a burst ends within hours after a flood
 PACE_WEIGHT: Final = 8  # a day changes the pace of an hour by an eighth of the difference
 ALARM_WEIGHT: Final = 32  # a day changes the pace of an hour with an alarm by 1/32 of the difference
 MAX_GROWTH: Final = 8  # a day raises a ceiling by at most an eighth
 SHARE_WEIGHT: Final = 32
 MARGIN_UNIT: Final = 1_024
+LEAST_LIMIT: Final = MARGIN_UNIT * 9 // 8  # a level up to 9/8 of its ceiling is never a burst
+MOST_LIMIT: Final = MARGIN_UNIT * 8  # a level above 8 times its ceiling always is one
 CLEAN_REQUESTS: Final = 5  # minimum allowed requests of an hour that raises trust
 GAINS_PER_DAY: Final = 8
 MAX_SCORED: Final = 64  # maximum requests that share one score; a longer run has several scores
@@ -92,7 +96,7 @@ class ProfileSettings:
         name: str = "",
         *,
         run_idle: int = 300_000,
-        learn_days: int = 14,
+        learn_days: int = USUAL_DAYS,
         ready_runs: int = 20,
         ready_days: int = 7,
         burst_days: int = 100,
@@ -284,14 +288,14 @@ def end_hour(row: BehaviorRow) -> None:
 
 
 def end_day(row: BehaviorRow, settings: ProfileSettings) -> None:
-    """Record the ratios of the highest levels of the day to the ceilings of the days before it. Margins are learned
-    from these ratios."""
+    """Record the ratios of the highest levels of the day to its bases. Margins are learned from these ratios, which are
+    rounded up, so that the same level on another day does not exceed a margin that equals its ratio."""
     if row.top_slow and is_ready(row, settings):
         if row.limits_hour != row.hour:
             set_limits(row, settings)
         place = 2 * (row.hour // HOURS_OF_DAY % DAYS_KEPT)
-        row.ratios[place] = min(row.top_slow * MARGIN_UNIT // row.ceiling_slow, MAX_SHORT)
-        row.ratios[place + 1] = min(row.top_fast * MARGIN_UNIT // row.ceiling_fast, MAX_SHORT)
+        row.ratios[place] = min(-(-row.top_slow * MARGIN_UNIT // row.base_slow), MAX_SHORT)
+        row.ratios[place + 1] = min(-(-row.top_fast * MARGIN_UNIT // row.base_fast), MAX_SHORT)
     row.top_slow = row.top_fast = 0
 
 
@@ -333,8 +337,10 @@ def read_behavior(
         return CallerFacts(False, 500, False, 0, 0, is_new, slow, fast, denied, 0, 0, sequence, step, has_new_shape)
     margin, burst = model.margin_slow, False
     if margin and not settings.released:
-        burst = (slow + denied) * MARGIN_UNIT > row.ceiling_slow * PEAK_UNIT * margin
-        burst = burst or fast * MARGIN_UNIT > row.ceiling_fast * PEAK_UNIT * model.margin_fast
+        burst = (slow + denied) * MARGIN_UNIT > PEAK_UNIT * highest_usual(row.base_slow, row.ceiling_slow, margin)
+        burst = burst or fast * MARGIN_UNIT > PEAK_UNIT * highest_usual(
+            row.base_fast, row.ceiling_fast, model.margin_fast
+        )
     if burst:
         most_slow, most_fast = MAX_CEILINGS * PEAK_UNIT * row.ceiling_slow, MAX_CEILINGS * PEAK_UNIT * row.ceiling_fast
         slow, fast, denied = min(slow, most_slow), min(fast, most_fast), min(denied, most_slow)
@@ -352,9 +358,19 @@ def read_behavior(
     )  # fmt: skip
 
 
+def highest_usual(base: int, ceiling: int, margin: int) -> int:
+    """Return the highest level that is no burst, in sixteenths of a request and units of MARGIN_UNIT."""
+    usual, least = base * margin, ceiling * LEAST_LIMIT
+    if usual < least:
+        return least
+    most = ceiling * MOST_LIMIT
+    return usual if usual < most else most
+
+
 def set_limits(row: BehaviorRow, settings: ProfileSettings) -> None:
     """Set the limits that stay the same for an hour: `pace` is the highest pace of this hour of the day and the hours
-    before and after it, and the ceilings are the highest peaks of the days before today, in sixteenths of a request."""
+    before and after it, the ceilings are the highest peaks of the days before today, in sixteenths of a request, and
+    the bases follow from the ceilings."""
     slot, paces = row.hour % HOURS_OF_DAY, row.paces
     row.pace = max(paces[slot - 1], paces[slot], paces[(slot + 1) % HOURS_OF_DAY], LEAST_PACE)
     day = row.hour // HOURS_OF_DAY
@@ -364,6 +380,7 @@ def set_limits(row: BehaviorRow, settings: ProfileSettings) -> None:
             place = 2 * (each % DAYS_KEPT)
             slow, fast = max(slow, row.peaks[place]), max(fast, row.peaks[place + 1])
         row.ceiling_slow, row.ceiling_fast = slow, fast
+        row.base_slow, row.base_fast = base_of(slow), base_of(fast)
     row.limits_hour = row.hour
 
 

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from policyengine.behavior.events import Caller
-from policyengine.behavior.fold import MARGIN_UNIT, ProfileSettings, is_ready, maturity
+from policyengine.behavior.fold import LEAST_LIMIT, ProfileSettings, is_ready, maturity
 from policyengine.behavior.grams import NO_GRAMS, GramSums, ScoreTails, unpack_sums, unpack_tails
 from policyengine.behavior.known_shapes import class_shapes, shared_tags
 from policyengine.behavior.model import (
@@ -40,8 +40,8 @@ MAX_WEIGHT: Final = 20  # a principal has at most 1/20 of the weight, if there a
 MAX_PART: Final = 4  # a principal counts for at most 1/4 of the allowed alarms
 WEIGHT_UNIT: Final = 2**20
 SPARE: Final = 2  # with too few caller-days to calibrate, the margin is the highest ratio times this factor
-LEAST_MARGIN: Final = MARGIN_UNIT * 9 // 8
-MAX_MARGIN: Final = 8 * MARGIN_UNIT  # upper bound, so that callers cannot raise a margin without limit
+LEAST_MARGIN: Final = LEAST_LIMIT
+MAX_MARGIN: Final = MAX_SHORT  # the highest ratio that rows contain
 
 MAX_GRAMS: Final = 16_384  # of a class
 MATURITIES: Final = 3

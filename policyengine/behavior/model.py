@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 FORMAT: Final = "policyengine behavior model"
-MODEL_VERSION: Final = 2
+MODEL_VERSION: Final = 3
 READY_RUNS: Final = 200  # minimum learned runs of a class that is ready
 READY_CALLERS: Final = 3
+DAY_MILLISECONDS: Final = 86_400_000
 MAX_MODEL_BYTES: Final = 64 * 2**20
 
 ClassName: TypeAlias = tuple[str, str]  # issuer, and name of the profile or agent block
@@ -39,7 +40,7 @@ class ModelError(Exception):
 class ClassModel(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     """Learned data about a class of callers. `runs` and `callers` count the runs and the agents from which it was
     learned. `seen` contains the tags of the endpoints that at least two of these agents use. A margin is in 1/1024: a
-    level is a burst if it exceeds the highest level of the previous days times the margin. `days` counts the
+    level is a burst if it exceeds the base of the caller times the margin. `days` counts the
     caller-days for the margins; if there are too few, the margins are 0. `declared` is whether there were enough
     caller-days for the declared rate of false alarms. `grams` counts the sequences of endpoints that at least two of
     the agents use. `class_tails` and `own_tails` count the scores of runs from each bucket on: to the class, for each
@@ -176,15 +177,19 @@ def decode_content(payload: bytes) -> BehaviorModel:
         content = msgspec.json.decode(payload, type=ModelContent, dec_hook=decode_grams)
     except msgspec.DecodeError as error:
         raise ModelError(f"its content is not a model: {error}") from None
-    if content.format == FORMAT and content.version == 1:
-        content = without_scores(content)
+    if content.format == FORMAT and content.version in (1, 2):
+        content = convert_content(content)
     if content.format != FORMAT or content.version != MODEL_VERSION:
         raise ModelError(f"it has version {content.version}, but this program reads version {MODEL_VERSION}")
     return BehaviorModel(content)
 
 
-def without_scores(content: ModelContent) -> ModelContent:
-    """Return a model of version 1 without the scores of runs, which version 1 computed differently. There are no
-    deviations until the next model is learned."""
-    classes = tuple(msgspec.structs.replace(one, class_tails=(), own_tails=()) for one in content.classes)
-    return msgspec.structs.replace(content, version=MODEL_VERSION, classes=classes)
+def convert_content(content: ModelContent) -> ModelContent:
+    """Return a model of version 1 or 2 as one of the day before, so that a model is learned at once. Until then, its
+    margins, which versions 1 and 2 compared with ceilings, make more levels bursts. Version 1 computed the scores of
+    runs differently: there are no deviations until the next model is learned."""
+    classes = content.classes
+    if content.version == 1:
+        classes = tuple(msgspec.structs.replace(one, class_tails=(), own_tails=()) for one in classes)
+    made = max(content.made - DAY_MILLISECONDS, 0)
+    return msgspec.structs.replace(content, version=MODEL_VERSION, made=made, classes=classes)

@@ -7,6 +7,7 @@ Times are milliseconds since 1970; an hour or a day is its number since 1970, in
 from __future__ import annotations
 
 from array import array
+from math import isqrt
 from struct import Struct
 from typing import Final
 
@@ -24,8 +25,10 @@ SCORE_BUCKETS: Final = 24
 SCORE_LENGTHS: Final = 2  # classes of lengths of runs
 SCORE_COUNTS: Final = 2 * SCORE_LENGTHS * SCORE_BUCKETS
 ROW_BYTES: Final = 2_048  # maximum size of a packed row
-ROW_VERSION: Final = 4
-ROW_VERSIONS: Final = (1, 2, 3, ROW_VERSION)  # those that can be read
+ROW_VERSION: Final = 5
+ROW_VERSIONS: Final = (1, 2, 3, 4, ROW_VERSION)  # those that can be read
+LEAST_PEAK: Final = 4 * 16  # 4 requests, which are never a burst
+USUAL_DAYS: Final = 14  # of learning, if a profile says nothing else
 MAX_COUNT: Final = 2**32 - 1
 MAX_SHORT: Final = 2**16 - 1
 MAX_LEVEL: Final = 2**53 - 1  # units; exact in a double
@@ -44,7 +47,13 @@ _NO_DAYS = (0,) * (2 * DAYS_KEPT)
 _FIXED_1 = _HEAD_1.size + _PACES.size + _PEAKS.size + _RATIOS.size
 _FIXED_2 = _FIXED_1 + _SEQUENCE.size + SCORE_COUNTS
 _FIXED_3 = _FIXED_2 + _READY.size
-_FIXED = {1: _FIXED_1, 2: _FIXED_2, 3: _FIXED_3, ROW_VERSION: _FIXED_3}  # bytes before the tables, by version
+_FIXED = {
+    1: _FIXED_1,
+    2: _FIXED_2,
+    3: _FIXED_3,
+    4: _FIXED_3,
+    ROW_VERSION: _FIXED_3,
+}  # bytes before the tables, by version
 _NO_SCORES = bytes(SCORE_COUNTS)
 
 
@@ -64,7 +73,7 @@ class BehaviorRow:
     (`run_length`). `paces` are the requests in each hour of the day, in 1/16. `peaks` are the learned levels of each
     day, slow and fast, in 1/16 of a request; day d has the indexes `2 * (d % DAYS_KEPT)` and the next. `top_slow` and
     `top_fast` are the highest levels of today, learned or not. `ratios` are the highest levels of each earlier day
-    relative to the peaks of the days before it, in 1/1024, with the same indexes; 0 if the caller was not ready.
+    relative to the bases of that day (`base_of`), in 1/1024, with the same indexes; 0 if the caller was not ready.
     `level_slow` and `level_fast` are the levels of the leaky buckets of allowed requests at `level_at`, the time of the
     latest event; `level_denied` is the level of the bucket of all other requests. `seen` contains the tags of used
     endpoints, with the day of their latest use, and `shapes` those of the structures of payloads.
@@ -84,16 +93,16 @@ class BehaviorRow:
     `ready_day` is the day on which the caller had enough own runs and active days for the first time; 0 if it never
     had. A new version of the caller keeps it.
 
-    `pace`, `ceiling_slow` and `ceiling_fast` are computed from the other fields for the hour `limits_hour`, and are not
+    `pace`, the ceilings and the bases are computed from the other fields for the hour `limits_hour`. They are not
     packed.
     """
 
     __slots__ = (
-        "ceiling_fast", "ceiling_slow", "context", "days", "errors", "excess", "fall_hour", "gain_day", "gains",
-        "gram_counts", "gram_total", "grams", "hour", "hour_alarm", "hour_count", "is_flagged", "level_at",
-        "level_denied", "level_fast", "level_slow", "limits_hour", "novelty", "pace", "paces", "peaks", "ratios",
-        "ready_day", "run_last", "run_length", "run_tag", "runs", "scored", "scores", "seen", "serial", "shapes",
-        "step_machine", "step_state", "surprise", "top_fast", "top_slow", "trust", "worst",
+        "base_fast", "base_slow", "ceiling_fast", "ceiling_slow", "context", "days", "errors", "excess", "fall_hour",
+        "gain_day", "gains", "gram_counts", "gram_total", "grams", "hour", "hour_alarm", "hour_count", "is_flagged",
+        "level_at", "level_denied", "level_fast", "level_slow", "limits_hour", "novelty", "pace", "paces", "peaks",
+        "ratios", "ready_day", "run_last", "run_length", "run_tag", "runs", "scored", "scores", "seen", "serial",
+        "shapes", "step_machine", "step_state", "surprise", "top_fast", "top_slow", "trust", "worst",
     )  # fmt: skip
 
     def __init__(self, at: int) -> None:
@@ -144,6 +153,8 @@ class BehaviorRow:
         self.pace = 0
         self.ceiling_slow = 0
         self.ceiling_fast = 0
+        self.base_slow = 0
+        self.base_fast = 0
 
     def copy(self) -> BehaviorRow:
         """Return a row with the same content."""
@@ -196,7 +207,8 @@ def pack_row(row: BehaviorRow) -> bytes:
 
 def unpack_row(raw: bytes) -> BehaviorRow:
     """Unpack a row that `pack_row` packed, or that an earlier version packed: version 1 had no sequences, version 2 no
-    `ready_day`, and versions 2 and 3 computed the scores to the caller differently. Raises RowError."""
+    `ready_day`, versions 2 and 3 computed the scores to the caller differently, and versions 1 to 4 the ratios. Raises
+    RowError."""
     version = raw[0] if raw else 0
     if version not in ROW_VERSIONS:
         raise RowError("the row has an unsupported version")
@@ -234,7 +246,7 @@ def unpack_row(raw: bytes) -> BehaviorRow:
     row.ratios = array("H", _RATIOS.unpack_from(raw, at + _PEAKS.size))
     if version > 1:
         row.scores = bytearray(raw[_FIXED_2 - SCORE_COUNTS : _FIXED_2])
-    if version < ROW_VERSION:
+    if version < 4:
         row.scores[SCORE_COUNTS // 2 :] = _NO_SCORES[SCORE_COUNTS // 2 :]
         row.excess = row.worst = 0
     if version > 2:
@@ -244,7 +256,28 @@ def unpack_row(raw: bytes) -> BehaviorRow:
         row.grams, row.gram_counts = array("H", tags), bytearray(counts)
     row.seen = unpack_tags(raw, fixed + grams, count)
     row.shapes = unpack_tags(raw, fixed + grams + count * _TAG.size, shapes)
+    if version < ROW_VERSION:
+        convert_ratios(row)
     return row
+
+
+def base_of(ceiling: int) -> int:
+    """Return the base to which levels are compared: for a ceiling of n times LEAST_PEAK, LEAST_PEAK times n to the
+    power of 3/4. The highest levels of callers with high ceilings are relatively lower than those of others of their
+    class, because a ceiling is partly chance."""
+    return isqrt(isqrt(ceiling**3 * LEAST_PEAK))
+
+
+def convert_ratios(row: BehaviorRow) -> None:
+    """Convert ratios to the ceilings of their days to ratios to the bases of these days."""
+    today = row.hour // HOURS_OF_DAY
+    for day in range(today - DAYS_KEPT + 1, today + 1):
+        for place in (2 * (day % DAYS_KEPT), 2 * (day % DAYS_KEPT) + 1):
+            ratio, ceiling = row.ratios[place], LEAST_PEAK
+            if ratio:
+                for earlier in range(max(day - USUAL_DAYS, today - DAYS_KEPT + 1), day):
+                    ceiling = max(ceiling, row.peaks[2 * (earlier % DAYS_KEPT) + place % 2])
+                row.ratios[place] = min(-(-ratio * ceiling // base_of(ceiling)), MAX_SHORT)
 
 
 def unpack_tags(raw: bytes, at: int, count: int) -> dict[int, int]:

@@ -352,7 +352,7 @@ def test_attack_24_equal_tags_cannot_be_searched_for_without_the_key():
 
 def test_attack_27_a_spike_in_a_quiet_hour_below_the_peak_of_the_day_is_not_found():
     """This is the documented limit: ceilings are of the day, not of the hour."""
-    callers, random = Callers(class_model()), Random(2)
+    callers, random = Callers(class_model(margin=2)), Random(2)
     for day in range(14):
         for at in jittered(random, 60, hours=range(8, 10)):
             callers.now = START + day * DAY + at

@@ -32,11 +32,13 @@ from policyengine.behavior.row import (
     DAYS_KEPT,
     HOUR,
     HOURS_OF_DAY,
+    MAX_COUNT,
     MAX_LEVEL,
     MAX_SEEN,
     MILLION,
     NEW_TRUST,
     BehaviorRow,
+    base_of,
     pack_row,
 )
 from tests.behavior.callers import DAY, MINUTE, SETTINGS, START, Callers, caller, class_model
@@ -190,9 +192,28 @@ def test_levels_fall_at_two_and_ten_times_the_pace():
     )
 
 
-def test_a_level_above_its_ceiling_times_the_margin_is_a_burst():
-    row = ready_row()
-    assert [step(row, START).burst for _ in range(16)] == [False] * 15 + [True]  # 10 × 1.5
+@pytest.mark.parametrize(
+    ("margin", "usual"),
+    [(3, 23), (2, 15), (1.125, 11), (20, 80)],  # 4 × 2.5 ** ¾ × 3, × 2; at least 9/8 × 10, at most 8 × 10
+)
+def test_a_level_above_its_base_times_the_margin_is_a_burst(margin, usual):
+    row, units = ready_row(), int(margin * 1_024)
+    model = ClassModel("i", "g", 1_000, 10, frozenset({B}), units, units, 1_000, declared=True)
+    assert [step(row, START, model=model).burst for _ in range(usual + 1)] == [False] * usual + [True]
+
+
+def test_a_day_like_the_days_before_never_exceeds_the_margin_that_equals_its_ratio():
+    for level in range(LEAST_PEAK, 2_000):
+        ratio = -(-level * 1_024 // base_of(level))
+        assert level * 1_024 <= base_of(level) * ratio
+
+
+def test_the_base_is_the_ceiling_at_four_requests_and_grows_less():
+    assert base_of(LEAST_PEAK) == LEAST_PEAK
+    assert base_of(2**8 * LEAST_PEAK) == 2**6 * LEAST_PEAK
+    assert base_of(MAX_COUNT) < MAX_COUNT // 64
+    bases = [base_of(ceiling) for ceiling in range(LEAST_PEAK, 4_096)]
+    assert bases == sorted(bases)
 
 
 def test_a_burst_needs_margins():
@@ -219,8 +240,8 @@ def test_requests_that_are_not_allowed_raise_only_their_own_bucket(steps):
 
 def test_requests_that_are_not_allowed_make_a_burst():
     row = ready_row()
-    assert [step(row, START, outcome=DENIED).burst for _ in range(16)] == [False] * 15 + [True]
-    assert (row.level_slow, row.level_denied) == (0, 16 * LEVEL_UNIT)
+    assert [step(row, START, outcome=DENIED).burst for _ in range(12)] == [False] * 11 + [True]
+    assert (row.level_slow, row.level_denied) == (0, 12 * LEVEL_UNIT)
 
 
 @pytest.mark.parametrize("outcome", [ALLOWED, DENIED])
@@ -281,7 +302,8 @@ def test_a_day_is_compared_with_the_days_before_it():
         step(row, START)
     advance(row, START + DAY, SETTINGS)
     place = 2 * (START // DAY % DAYS_KEPT)
-    assert list(row.ratios[place : place + 2]) == [2_048, 2_048]
+    assert list(row.ratios[place : place + 2]) == [-(-20 * 16 * 1_024 // row.base_slow)] * 2
+    assert row.base_slow == base_of(10 * 16)
     assert (row.top_slow, row.top_fast) == (0, 0)
 
 

@@ -6,6 +6,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec import structs
 
+from policyengine.behavior.events import Tagger
 from policyengine.behavior.model import (
     EMPTY_MODEL,
     FORMAT,
@@ -17,7 +18,8 @@ from policyengine.behavior.model import (
     ModelError,
     decode_model,
 )
-from tests.behavior.callers import GROUP, ISSUER, START, class_model
+from policyengine.behavior.state import BehaviorState
+from tests.behavior.callers import DAY, GROUP, ISSUER, START, class_model
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 OTHER = Ed25519PrivateKey.from_private_bytes(bytes(32))
@@ -72,7 +74,7 @@ def test_a_signed_text_that_is_no_model_is_refused(payload):
 @pytest.mark.parametrize("change", [{"version": MODEL_VERSION + 1}, {"format": "another"}])
 def test_a_model_of_another_version_is_refused(change):
     payload = json.dumps({**json.loads(MODEL.payload), **change}).encode()
-    with pytest.raises(ModelError, match=r"it has version \d, but this program reads version 2"):
+    with pytest.raises(ModelError, match=r"it has version \d, but this program reads version 3"):
         decode_model(signed(payload), KEY.public_key())
 
 
@@ -81,8 +83,16 @@ def test_a_model_of_the_first_version_is_read_without_scores():
     scored = structs.replace(known, class_tails=(1,) * 48, own_tails=(1,) * 144)
     first = BehaviorModel(structs.replace(MODEL.content, version=1, classes=(scored,)))
     found = decode_model(signed(first.payload), KEY.public_key())
-    assert found.content == MODEL.content
+    assert found.content == structs.replace(MODEL.content, made=MODEL.content.made - DAY)
     assert found.class_of((ISSUER, GROUP)).deviations.highest(0) == 0
+
+
+def test_a_model_of_the_second_version_has_its_margins_until_a_model_is_learned_at_once():
+    second = BehaviorModel(structs.replace(MODEL.content, version=2))
+    found = decode_model(signed(second.payload), KEY.public_key())
+    assert found.content.classes == MODEL.content.classes
+    assert not BehaviorState(Tagger(b"key"), model=MODEL).is_due(START)
+    assert BehaviorState(Tagger(b"key"), model=found).is_due(START)
 
 
 # ── Attack 30: a file that is swapped or rolled back ──────────────────────────────────────────

@@ -16,6 +16,7 @@ from policyengine.behavior.row import (
     GRAM_ENTRIES,
     HOUR,
     HOURS_OF_DAY,
+    LEAST_PEAK,
     MAX_COUNT,
     MAX_HOUR,
     MAX_LEVEL,
@@ -28,11 +29,12 @@ from policyengine.behavior.row import (
     SCORE_COUNTS,
     BehaviorRow,
     RowError,
+    convert_ratios,
     pack_row,
     unpack_row,
 )
 
-DERIVED = {"limits_hour", "pace", "ceiling_slow", "ceiling_fast"}
+DERIVED = {"limits_hour", "pace", "ceiling_slow", "ceiling_fast", "base_slow", "base_fast"}
 MEMBERS = {name for name in dir(BehaviorRow(0)) if name[0] != "_" and not callable(getattr(BehaviorRow(0), name))}
 PACKED = sorted(MEMBERS - DERIVED)
 EXTREMES = 0, 1, 255, MAX_SHORT
@@ -127,6 +129,7 @@ def test_a_row_of_the_first_version_is_read_without_sequences():
 def test_a_row_of_the_second_version_is_read_without_the_day_on_which_it_was_ready(row):
     packed, row.ready_day = pack_row(row), 0
     forget_scores(row)
+    convert_ratios(row)
     at = _FIXED[2]
     assert members(unpack_row(b"\x02" + packed[1:at] + packed[at + 2 :])) == members(row)
 
@@ -135,7 +138,24 @@ def test_a_row_of_the_second_version_is_read_without_the_day_on_which_it_was_rea
 def test_a_row_of_the_third_version_is_read_without_the_scores_to_the_caller(row):
     packed = pack_row(row)
     forget_scores(row)
+    convert_ratios(row)
     assert members(unpack_row(b"\x03" + packed[1:])) == members(row)
+
+
+def test_a_row_of_the_fourth_version_is_read_with_ratios_to_the_bases_of_its_days():
+    row, day = BehaviorRow(20_000 * 24 * HOUR), 20_000
+    for ago, peak in {3: 2**4 * LEAST_PEAK, 17: 2**8 * LEAST_PEAK}.items():
+        row.peaks[2 * ((day - ago) % DAYS_KEPT)] = peak
+    ratios = {2: 1_024, 3: 1_024, 4: 0}
+    for ago, ratio in ratios.items():
+        row.ratios[2 * ((day - ago) % DAYS_KEPT)] = ratio
+    row.ratios[2 * (day % DAYS_KEPT) + 1] = 3_000
+    found = unpack_row(b"\x04" + pack_row(row)[1:])
+    assert found.ratios[2 * ((day - 2) % DAYS_KEPT)] == 2 * 1_024  # its base is half of its ceiling
+    assert found.ratios[2 * ((day - 3) % DAYS_KEPT)] == 4 * 1_024  # the peak of two weeks before is higher
+    assert found.ratios[2 * ((day - 4) % DAYS_KEPT)] == 0
+    assert found.ratios[2 * (day % DAYS_KEPT) + 1] == 3_000  # a ceiling of four requests is its base
+    assert unpack_row(pack_row(found)).ratios == found.ratios
 
 
 def forget_scores(row):
@@ -178,7 +198,7 @@ def changed(**members):
     ("raw", "message"),
     [
         (b"", "unsupported version"),
-        (b"\x05" + changed()[1:], "unsupported version"),
+        (b"\x06" + changed()[1:], "unsupported version"),
         (changed()[:40], "cut off"),
         (changed() + b"\0" * 6, "does not match the numbers of its endpoints"),
         (changed(trust=MILLION + 1), "greater than 1"),

@@ -24,7 +24,7 @@ from policyengine.analysis.behavior_report.tallies import (
 from policyengine.audit import DecisionRecord
 from policyengine.behavior.conditions import ConditionEvaluator
 from policyengine.behavior.events import BehaviorEvent, Caller, Tagger
-from policyengine.behavior.fold import MARGIN_UNIT, CallerFacts, ProfileSettings, is_ready
+from policyengine.behavior.fold import MARGIN_UNIT, CallerFacts, ProfileSettings, highest_usual, is_ready
 from policyengine.behavior.log_events import FailureReport, LogEventReader, question_of
 from policyengine.behavior.model import ClassName
 from policyengine.behavior.reader import NO_SETTINGS, BehaviorReader
@@ -244,6 +244,6 @@ def reader_of(engine: Engine, state: BehaviorState) -> BehaviorReader:
 
 def level_share(row: BehaviorRow, margin_slow: int, margin_fast: int) -> float:
     """Return the highest level of the day as a share of the level that raises an alarm."""
-    slow = row.top_slow * MARGIN_UNIT / max(row.ceiling_slow * margin_slow, 1)
-    fast = row.top_fast * MARGIN_UNIT / max(row.ceiling_fast * margin_fast, 1)
+    slow = row.top_slow * MARGIN_UNIT / max(highest_usual(row.base_slow, row.ceiling_slow, margin_slow), 1)
+    fast = row.top_fast * MARGIN_UNIT / max(highest_usual(row.base_fast, row.ceiling_fast, margin_fast), 1)
     return max(slow, fast)

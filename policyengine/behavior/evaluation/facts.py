@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from policyengine.behavior.fold import FLAGGED, LEVEL_UNIT, MARGIN_UNIT, PEAK_UNIT, CallerFacts
+from policyengine.behavior.fold import FLAGGED, LEVEL_UNIT, MARGIN_UNIT, PEAK_UNIT, CallerFacts, highest_usual
 from policyengine.behavior.model import ClassModel
 from policyengine.behavior.row import MILLION, BehaviorRow
 
@@ -40,13 +40,13 @@ class FactScore(NamedTuple):
 
 
 def level_ratio(moment: RunMoment) -> int:
-    """Return the maximum of the slow and the fast level, each relative to its ceiling."""
+    """Return the maximum of the slow and the fast level, each relative to the highest level that is no burst."""
     reading, row, model = moment.reading, moment.row, moment.model
     slow = (reading.level_slow + reading.level_denied) * MILLION * MARGIN_UNIT
     fast = reading.level_fast * MILLION * MARGIN_UNIT
     return max(
-        slow // max(row.ceiling_slow * PEAK_UNIT * (model.margin_slow or MARGIN_UNIT), LEVEL_UNIT),
-        fast // max(row.ceiling_fast * PEAK_UNIT * (model.margin_fast or MARGIN_UNIT), LEVEL_UNIT),
+        slow // max(highest_usual(row.base_slow, row.ceiling_slow, model.margin_slow) * PEAK_UNIT, LEVEL_UNIT),
+        fast // max(highest_usual(row.base_fast, row.ceiling_fast, model.margin_fast) * PEAK_UNIT, LEVEL_UNIT),
     )
 
 

@@ -26,6 +26,7 @@ UNSAVED_CLASS = "unknown: the store has it after the first 16 requests"
 BARS = " ▁▂▃▄▅▆▇█"
 MILLION = 1_000_000
 MARGIN_UNIT = 1_024
+LEAST_LIMIT, MOST_LIMIT = 9 / 8, 8
 DAY_SECONDS = 86_400
 MAX_SHOWN_GROUPS = 20
 
@@ -145,6 +146,7 @@ def describe_habits(row: BehaviorRow, settings: ProfileSettings, endpoints: Mapp
         "pace": [pace / 16 for pace in row.paces],
         "levels": {"slow": row.top_slow / 16, "fast": row.top_fast / 16},
         "ceilings": {"slow": row.ceiling_slow / 16, "fast": row.ceiling_fast / 16},
+        "bases": {"slow": row.base_slow / 16, "fast": row.base_fast / 16},
         "needs": {"runs": settings.ready_runs, "days": settings.ready_days, "of_days": settings.learn_days},
         "endpoints": [
             {"tag": f"{tag:08x}", "endpoint": endpoints.get(tag), "last_used": format_day(day)} for tag, day in seen
@@ -222,7 +224,10 @@ def facts_of(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, fall in (("slow", "twice"), ("fast", "ten times")):
         level, ceiling = found["levels"][name], found["ceilings"][name]
         margin = model["margins"][name] if model["margins"] else None
-        limit = f"a burst above {ceiling * margin:.1f}" if margin else "no margin is known yet"
+        limit = "no margin is known yet"
+        if margin:
+            usual = min(max(found["bases"][name] * margin, ceiling * LEAST_LIMIT), ceiling * MOST_LIMIT)
+            limit = f"a burst above {usual:.1f}"
         text = f"at most {level:.1f} on its last day, {ceiling:.1f} on the days before; {limit}"
         yield f"{name} level", f"{text} (falls at {fall} the caller's pace)"
 
