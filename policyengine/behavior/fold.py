@@ -57,7 +57,7 @@ MAX_GROWTH: Final = 8  # a day raises a ceiling by at most an eighth
 SHARE_WEIGHT: Final = 32
 MARGIN_UNIT: Final = 1_024
 LEAST_LIMIT: Final = MARGIN_UNIT * 9 // 8  # a level up to 9/8 of its ceiling is never a burst
-MOST_LIMIT: Final = MARGIN_UNIT * 8  # a level above 8 times its ceiling always is one
+MAX_LIMIT: Final = MARGIN_UNIT * 8  # a level above 8 times its ceiling always is one
 CLEAN_REQUESTS: Final = 5  # minimum allowed requests of an hour that raises trust
 GAINS_PER_DAY: Final = 8
 MAX_SCORED: Final = 64  # maximum requests that share one score; a longer run has several scores
@@ -363,7 +363,7 @@ def highest_usual(base: int, ceiling: int, margin: int) -> int:
     usual, least = base * margin, ceiling * LEAST_LIMIT
     if usual < least:
         return least
-    most = ceiling * MOST_LIMIT
+    most = ceiling * MAX_LIMIT
     return usual if usual < most else most
 
 

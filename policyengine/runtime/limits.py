@@ -365,15 +365,15 @@ class ChargeResult(NamedTuple):
 
     @property
     def admitted(self) -> bool:
-        for one in self.standings:  # noqa: SIM110  # a generator takes longer
-            if not one.admitted:
+        for standing in self.standings:  # noqa: SIM110  # a generator takes longer
+            if not standing.admitted:
                 return False
         return True
 
     @property
     def clamped(self) -> bool:
         """Whether a clamp reduced a rate of the request."""
-        for one in self.standings:  # noqa: SIM110  # a generator takes longer
-            if one.base < 1.0:
+        for standing in self.standings:  # noqa: SIM110  # a generator takes longer
+            if standing.base < 1.0:
                 return True
         return False

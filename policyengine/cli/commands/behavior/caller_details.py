@@ -26,7 +26,7 @@ UNSAVED_CLASS = "unknown: the store has it after the first 16 requests"
 BARS = " ▁▂▃▄▅▆▇█"
 MILLION = 1_000_000
 MARGIN_UNIT = 1_024
-LEAST_LIMIT, MOST_LIMIT = 9 / 8, 8
+LEAST_LIMIT, MAX_LIMIT = 9 / 8, 8
 DAY_SECONDS = 86_400
 MAX_SHOWN_GROUPS = 20
 
@@ -226,7 +226,7 @@ def facts_of(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         margin = model["margins"][name] if model["margins"] else None
         limit = "no margin is known yet"
         if margin:
-            usual = min(max(found["bases"][name] * margin, ceiling * LEAST_LIMIT), ceiling * MOST_LIMIT)
+            usual = min(max(found["bases"][name] * margin, ceiling * LEAST_LIMIT), ceiling * MAX_LIMIT)
             limit = f"a burst above {usual:.1f}"
         text = f"at most {level:.1f} on its last day, {ceiling:.1f} on the days before; {limit}"
         yield f"{name} level", f"{text} (falls at {fall} the caller's pace)"
