@@ -93,11 +93,12 @@ readers: .npm-readers/.installed .venv-readers/.installed .go-readers/reader
 	@command -v go >/dev/null || { echo 'the Go reader needs Go (on Debian: `apt install golang-go`)' >&2; exit 1; }
 	@go build -o $@ $<
 
+# One process collects the tests of all workers for some seconds; meanwhile, another core checks the examples.
 test: install
-	$(BIN)/policyengine fmt --check $(EXAMPLES)
-	$(BIN)/policyengine check --strict $(EXAMPLES)
-	$(BIN)/policyengine test $(EXAMPLES)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --session-timeout=900
+	{ $(BIN)/policyengine fmt --check $(EXAMPLES) && $(BIN)/policyengine check --strict $(EXAMPLES) && \
+	  $(BIN)/policyengine test $(EXAMPLES); } & examples=$$!; \
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --session-timeout=900; suite=$$?; \
+	wait $$examples && exit $$suite
 
 # The same suite after installing every tool for whose absence `make test` skips tests.
 test-all: tools

@@ -43,14 +43,27 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.dont_write_bytecode = False
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    gc.set_threshold(500_000, 10, 1_000)  # also with workers: all of their reports are kept to the end
-    if hasattr(config, "workerinput") and config.option.verbose <= 0 and config.option.durations is None:
-        send_only_outcomes(config)
+    gc.set_threshold(50_000, 10, 1_000)  # also with workers: all of their reports are kept to the end
 
 
-def send_only_outcomes(config: pytest.Config) -> None:
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(config: pytest.Config, specs: list[Any]) -> None:
+    """Fork the workers from one process that has collected all tests, where processes can be forked."""
+    if sys.platform == "linux" and "coverage" not in sys.modules:
+        with suppress(ImportError):
+            importlib.import_module("tests.worker_template").start(config, specs)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> None:
+    plugins, options = session.config.pluginmanager.get_plugins(), session.config.option
+    worker = next((each for each in plugins if type(each).__name__ == "WorkerInteractor"), None)
+    if worker is not None and options.verbose <= 0 and options.durations is None:
+        send_only_outcomes(worker)
+
+
+def send_only_outcomes(worker: Any) -> None:
     """Leave out messages to the controller that no reporter shows: the begin and end of tests, and passed fixtures."""
-    worker = next(each for each in config.pluginmanager.get_plugins() if type(each).__name__ == "WorkerInteractor")
     send = worker.sendevent
 
     def send_outcome(name: str, **data: Any) -> None:

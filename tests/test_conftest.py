@@ -1,6 +1,7 @@
 """The rules of the suite: CI never passes by skipping, and nothing depends on how the suite was started."""
 
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from policyengine.engine import Engine
 from tests.conftest import LARGEST_REMEMBERED
 
 pytest_plugins = ["pytester"]
+CHECKOUT = Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -84,7 +86,9 @@ def test_started_programs_inherit_neither_ignored_interrupts_nor_a_disabled_byte
 
 
 FAILURES = """
+import os
 import pytest
+IMPORTED_BY = os.getpid()
 @pytest.fixture
 def broken(): raise ValueError("in the setup")
 @pytest.fixture
@@ -96,16 +100,34 @@ def test_with_a_broken_setup(broken): pass
 def test_with_a_broken_teardown(unclean): pass
 @pytest.mark.parametrize("number", range(4))
 def test_it(number): assert number != 2
+@pytest.mark.parametrize("number", range(3))
+def test_that_crashes(number):
+    if number == 1: os.abort()
+def test_the_import_was_in_another_process(): assert os.getpid() != IMPORTED_BY
 """
 
 
-def test_workers_report_failures_in_fixtures_and_tests(suite):
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only")
+def test_forked_workers_report_crashes_and_failures_in_fixtures_and_tests(suite, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(CHECKOUT))
     suite.makepyfile(FAILURES)
     ended = suite.runpytest_subprocess("-n", "1")
-    ended.assert_outcomes(passed=4, failed=1, errors=2)
-    ended.stdout.fnmatch_lines_random(
-        ["*ValueError: in the setup", "*ValueError: in the teardown", "printed by a test"]
-    )
+    ended.assert_outcomes(passed=7, failed=2, errors=2)
+    ended.stdout.fnmatch_lines_random([
+        "*ValueError: in the setup", "*ValueError: in the teardown", "printed by a test",
+        "worker 'gw0' crashed while running '*::test_that_crashes?1?'", "replacing crashed worker gw0",
+    ])  # fmt: skip
+
+
+def test_workers_collect_themselves_if_no_process_collects_for_them(suite, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(CHECKOUT))
+    suite.makepyfile("""
+        import os
+        if "PYTEST_XDIST_WORKER" not in os.environ: os.abort()
+        IMPORTED_BY = os.getpid()
+        def test_the_import_was_in_this_process(): assert os.getpid() == IMPORTED_BY
+    """)
+    suite.runpytest_subprocess("-n", "1").assert_outcomes(passed=1)
 
 
 POLICY = "language 1 package p anyone { may GET /a }"

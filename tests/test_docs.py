@@ -138,8 +138,9 @@ def test_commands_print_what_the_page_shows(
     page: Path, servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     served = servers(page)
-    copy_examples(tmp_path)
     of_an_example = page.parent.parent == EXAMPLES
+    if of_an_example or "policies/examples" in page.read_text(encoding="utf-8"):
+        copy_examples(tmp_path)
     own_files = any(block.marked("file") for block in blocks(page))
     folder = tmp_path / (page.parent.relative_to(CHECKOUT) if of_an_example else "own" if own_files else "")
     folder.mkdir(exist_ok=True)

@@ -29,7 +29,6 @@ from policyengine.behavior.row import (
     DAYS_KEPT,
     HOUR,
     HOURS_OF_DAY,
-    MAX_SHORT,
     SCORE_BUCKETS,
     SCORE_LENGTHS,
     BehaviorRow,
@@ -352,8 +351,8 @@ class RatioWeights:
     """The weights of the ratios of one bucket. The ratios are counted, not sorted, because a sort in Python blocks all
     other threads, which decide requests."""
 
-    def __init__(self, days: Iterable[CallerDay], column: int) -> None:
-        weights = [0] * (MAX_SHORT + 1)
+    def __init__(self, days: Sequence[CallerDay], column: int) -> None:
+        weights = [0] * (max(day[column] for day in days) + 1)
         for day in days:
             weights[day[column]] += day.weight
         self._least = next((ratio for ratio, weight in enumerate(weights) if weight), 0)

@@ -100,7 +100,7 @@ def test_a_reload_runs_no_modules_planted_next_to_policies(folder: Path, by: str
 
 @pytest.mark.parametrize(
     "arguments",
-    [("test", "--jobs", "2"), ("test", "--mutate", "--jobs", "2"), ("check",), ("lint",), ("compile", "--output", "b")],
+    [("test", "--mutate", "--jobs", "2"), ("check",), ("lint",), ("compile", "--output", "b")],
     ids=" ".join,
 )
 def test_commands_run_no_modules_planted_next_to_policies(folder: Path, arguments: tuple[str, ...]) -> None:
