@@ -29,6 +29,7 @@ from policyengine.behavior.row import (
     DAYS_KEPT,
     HOUR,
     HOURS_OF_DAY,
+    MAX_SHORT,
     SCORE_BUCKETS,
     SCORE_LENGTHS,
     BehaviorRow,
