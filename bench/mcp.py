@@ -42,6 +42,7 @@ MODERN = "2026-07-28"
 META = {"io.modelcontextprotocol/protocolVersion": MODERN, "io.modelcontextprotocol/clientCapabilities": {}}
 CALLER = ("--as", "agent=reader", "--as", "issuer=acme", "--as", "user=alice")
 GATEWAY, RELAY = "mcp-gateway", "bare relay"
+LEAN_RELAY = "relay with the connections of the gateway"  # over HTTP
 Say = Callable[[str], None]
 
 
@@ -98,7 +99,8 @@ def compare(pair: dict[str, McpWay], rounds: int, calls: int) -> dict[str, Any]:
                 if turn:  # the first round warms up
                     took[name].append((perf_counter() - began) / calls * 1e6)
                     spent[name].append((process_seconds(way.pid) - before) / calls * 1e6)
-    return {
+    lean = {"lean_relay_cpu_us": round(median(spent[LEAN_RELAY]), 1)} if LEAN_RELAY in spent else {}
+    return lean | {
         "gateway_us": round(median(took[GATEWAY]), 1),
         "relay_us": round(median(took[RELAY]), 1),
         "ratio": ratio(took),
@@ -124,6 +126,7 @@ def section(data: list[dict[str, Any]]) -> Section:
             f"{format_number(one['gateway_cpu_us'])} µs",
             f"{format_number(one['relay_cpu_us'])} µs",
             f"{one['cpu_ratio']:.2f} ×",
+            f"{format_number(one['lean_relay_cpu_us'])} µs" if "lean_relay_cpu_us" in one else "",
         )
         for one in data
     )
@@ -140,6 +143,7 @@ def section(data: list[dict[str, Any]]) -> Section:
             f"{GATEWAY}, processor",
             f"{RELAY}, processor",
             "ratio",
+            "lean relay, processor",
         ),
         rows,
         tuple(data),
@@ -147,6 +151,8 @@ def section(data: list[dict[str, Any]]) -> Section:
         (
             "One client makes one call after the other, to a server that answers a constant or is built with the SDK.",
             "The client and the server run on the first core, the gateway and the relay on the last.",
+            "The bare relay sends HTTP requests with httpx2, the lean relay with the connections of the gateway, which cost"
+            " less.",
             "On a busy machine, the ratio of processor times says more: every wait adds to both times of the clock.",
         ),
     )
@@ -164,19 +170,16 @@ def modern_call(number: int) -> dict[str, Any]:
 def http_pair(folder: Path, era: str, server: str = CONSTANT) -> Iterator[dict[str, McpWay]]:
     """Start the server, and the gateway and the relay in front of it."""
     (folder / "files.policy").write_text(POLICY)
-    behind, gateway, relay = (free_port() for _ in range(3))
+    behind, gateway, relay, lean = (free_port() for _ in range(4))
     url = f"http://127.0.0.1:{behind}/mcp"
     words = ["mcp-gateway", str(folder / "files.policy"), "--server", "files", "--upstream", url, *CALLER]
+    start_relay = [executable, "-m", "uvicorn", *QUICK, "--lifespan", "off"]
     with ExitStack() as stack:
         pids = {}
         for command, port, core, variables in (
             ([executable, "-m", "uvicorn", *SERVERS[server].app], behind, cores()[0], {}),
-            (
-                [executable, "-m", "uvicorn", "bench.serving.mcp_relay:app", *QUICK, "--lifespan", "off"],
-                relay,
-                None,
-                {"UPSTREAM": url},
-            ),
+            ([*start_relay, "bench.serving.mcp_relay:app"], relay, None, {"UPSTREAM": url}),
+            ([*start_relay, "bench.serving.mcp_relay:lean_app"], lean, None, {"UPSTREAM": url}),
             ([*POLICYENGINE, *words], gateway, None, {}),
         ):
             log = folder / f"{port}.log"
@@ -184,7 +187,7 @@ def http_pair(folder: Path, era: str, server: str = CONSTANT) -> Iterator[dict[s
             wait_for_socket(socket.AF_INET, ("127.0.0.1", port), process)
             pids[port] = process.pid
         pair = {}
-        for name, port in ((GATEWAY, gateway), (RELAY, relay)):
+        for name, port in ((GATEWAY, gateway), (RELAY, relay), (LEAN_RELAY, lean)):
             client = stack.enter_context(closing(HttpClient(port, 1)))
             pair[name] = McpWay(http_ask(client, era), pids[port])
         yield pair
