@@ -271,9 +271,9 @@ def write_call(asked: DoorQuestion, number: int) -> dict[str, Any]:
 
 
 def read_call(answer: HttpAnswer) -> list[str]:
-    """Read the outcome from the only event of a stream."""
-    line = next(line for line in answer.body.splitlines() if line.startswith(b"data: {"))
-    message = json.loads(line.removeprefix(b"data: "))
+    """Read the outcome from an answer in JSON, or from the only event of a stream."""
+    lines = (line for line in answer.body.splitlines() if line.startswith((b"data: {", b"{")))
+    message = json.loads(next(lines).removeprefix(b"data: "))
     result = message.get("result")
     if result is None:
         return [message["error"]["data"]["outcome"]]

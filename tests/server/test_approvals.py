@@ -58,7 +58,8 @@ def test_decide_opens_an_approval_only_if_asked(desk: Desk) -> None:
 
 
 def test_status_reveals_nothing_of_the_request(desk: Desk) -> None:
-    told = desk.call("GET", f"/approvals/{desk.opened()}").text
+    approval = desk.opened()
+    told = desk.call("GET", f"/approvals/{approval}").text.replace(approval, "")  # a random ID may contain `900`
     assert not any(word in told for word in ("refund", "900", "bot", "alice", "finance", "large"))
 
 
