@@ -151,8 +151,8 @@ def section(data: list[dict[str, Any]]) -> Section:
         (
             "One client makes one call after the other, to a server that answers a constant or is built with the SDK.",
             "The client and the server run on the first core, the gateway and the relay on the last.",
-            "The bare relay sends HTTP requests with httpx2, the lean relay with the connections of the gateway, which cost"
-            " less.",
+            "The bare relay sends HTTP requests with httpx2; the lean relay uses the connections of the gateway, which"
+            " cost less.",
             "On a busy machine, the ratio of processor times says more: every wait adds to both times of the clock.",
         ),
     )
