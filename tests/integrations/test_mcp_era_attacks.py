@@ -253,6 +253,15 @@ def test_an_oversized_body_is_refused(place: Place) -> None:
     place.refused(413, INVALID_REQUEST, body)
 
 
+def test_the_refusal_of_an_oversized_body_says_that_the_connection_ends(place: Place) -> None:
+    """Otherwise the client sends its next request on this connection, and loses it."""
+    large, body = modern_body("tools/call", {**ADD, "x": "a" * MAX_REQUEST_BYTES}), modern_body("tools/call", ADD)
+    with httpx.Client(trust_env=False) as client:
+        refused = client.post(place.url, json=large, headers=modern_headers(large))
+        assert (refused.status_code, refused.headers["connection"]) == (413, "close")
+        assert client.post(place.url, json=body, headers=modern_headers(body)).status_code == 200
+
+
 def test_only_posts_of_json_that_accept_both_answers_are_served(place: Place) -> None:
     body = modern_body("tools/call", ADD)
     for method in ("GET", "DELETE", "PUT"):

@@ -37,7 +37,12 @@ if TYPE_CHECKING:
 PATH = "/mcp"
 MAX_REQUEST_BYTES = 4 * 1024 * 1024
 VERSION_HEADER = MCP_PROTOCOL_VERSION_HEADER.encode()
-TOO_LARGE = HttpRefusal(413, f"the body has more than {MAX_REQUEST_BYTES} bytes", INVALID_REQUEST)
+TOO_LARGE = HttpRefusal(
+    413,
+    f"the body has more than {MAX_REQUEST_BYTES} bytes",
+    INVALID_REQUEST,
+    headers={"connection": "close"},  # the rest of the body is not read, so the connection ends with this answer
+)
 TOO_MANY_VALUES = HttpRefusal(413, f"the message has more than {MAX_MESSAGE_VALUES:,} values", INVALID_REQUEST)
 NO_SESSION = HttpRefusal(
     400,
