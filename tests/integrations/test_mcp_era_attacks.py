@@ -262,6 +262,13 @@ def test_the_refusal_of_an_oversized_body_says_that_the_connection_ends(place: P
         assert client.post(place.url, json=body, headers=modern_headers(body)).status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/", "/MCP", "/sse"])
+def test_another_path_names_the_endpoint(place: Place, path: str) -> None:
+    answer = httpx.post(place.url.removesuffix("/mcp") + path, json=modern_body("tools/call", ADD), trust_env=False)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, INVALID_REQUEST)
+    assert "`/mcp`" in answer.json()["error"]["message"]
+
+
 def test_only_posts_of_json_that_accept_both_answers_are_served(place: Place) -> None:
     body = modern_body("tools/call", ADD)
     for method in ("GET", "DELETE", "PUT"):

@@ -9,13 +9,20 @@ from typing import TYPE_CHECKING
 
 import anyio
 from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from policyengine.http.host_check import AllowedHosts
 from policyengine.install_hints import install_command
 from policyengine.integrations.mcp.clients.http_messages import NOT_JSON, decode_body, header
-from policyengine.integrations.mcp.clients.http_refusals import HttpRefusal, send_refusal
+from policyengine.integrations.mcp.clients.http_refusals import (
+    HttpRefusal,
+    encode_document,
+    refusal_document,
+    send_refusal,
+)
 from policyengine.integrations.mcp.clients.legacy_client import SESSION_HEADER
 from policyengine.integrations.mcp.clients.session_endpoint import SessionEndpoint
 from policyengine.integrations.mcp.clients.sessions import SessionTable
@@ -44,6 +51,7 @@ TOO_LARGE = HttpRefusal(
     headers={"connection": "close"},  # the rest of the body is not read, so the connection ends with this answer
 )
 TOO_MANY_VALUES = HttpRefusal(413, f"the message has more than {MAX_MESSAGE_VALUES:,} values", INVALID_REQUEST)
+OTHER_PATH = HttpRefusal(404, f"there is nothing at this path: the endpoint of MCP is `{PATH}`", INVALID_REQUEST)
 NO_SESSION = HttpRefusal(
     400,
     "the request has no session: send `initialize` first, or the headers and `_meta` of 2026-07-28",
@@ -123,13 +131,19 @@ class McpApplication(Starlette):
     """The routes of the gateway. Requests to the endpoint reach it without a search for their route."""
 
     def __init__(self, endpoint: McpEndpoint) -> None:
-        super().__init__(routes=[Route(PATH, endpoint)], lifespan=endpoint.running)
+        super().__init__(
+            routes=[Route(PATH, endpoint)], lifespan=endpoint.running, exception_handlers={404: answer_other_path}
+        )
         self._endpoint = endpoint
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] == PATH:
             return await self._endpoint(scope, receive, send)
         await super().__call__(scope, receive, send)
+
+
+async def answer_other_path(_request: Request, _error: Exception) -> Response:
+    return Response(encode_document(refusal_document(OTHER_PATH)), OTHER_PATH.status, media_type="application/json")
 
 
 def is_modern(version: str | None) -> bool:
