@@ -482,7 +482,8 @@ def test_attack_a_deep_definition_is_not_shown(gateway: Gateway) -> None:
 
 def test_a_call_of_a_tool_that_the_server_does_not_list_is_denied(gateway: Gateway) -> None:
     gateway.pin(READ, WRITE)
-    assert "the server does not list it" in gateway.talk({"lists": [[[READ]]]}, lambda client: call(client, "write"))
+    denied = gateway.talk({"lists": [[[READ]]]}, lambda client: call(client, "write"))
+    assert denied == "the tool is not known: the server does not list it"  # no review would help
 
 
 # ── The pin file while the gateway runs ───────────────────────────────────────────────────────

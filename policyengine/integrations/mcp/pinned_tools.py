@@ -23,7 +23,7 @@ from policyengine.log_throttle import LogThrottle
 from policyengine.runtime.decision import Decision, Gate
 from policyengine.runtime.format_values import format_value
 from policyengine.tool_pins.definitions import MAX_LISTED_TOOLS
-from policyengine.tool_pins.listed_tools import ListedTool, ToolEntry, read_listing, unlisted_tool
+from policyengine.tool_pins.listed_tools import ListedTool, PinState, ToolEntry, read_listing, unlisted_tool
 from policyengine.tool_pins.pin_file import PinFile, PinFileError, PinSet
 
 Result: TypeAlias = Mapping[str, Any]
@@ -221,6 +221,8 @@ class PinnedSession:
         self._pins.report(tool, self._server, self._decides)
         if self._pins.admits(tool):
             return tool
+        if tool.state is PinState.UNLISTED:  # there is nothing to review
+            return make_denial(f"the tool is not known: {tool.why}", Gate.DEFAULT)
         message = f"the tool must be reviewed first, because {tool.why}: an operator runs `policyengine mcp review`"
         return make_denial(message, Gate.DEFAULT)
 
