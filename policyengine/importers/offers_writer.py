@@ -226,7 +226,8 @@ def _client_lines(offers: McpOffers, run: ImportRun) -> Iterator[str]:
     yield from file_header(
         run,
         "What the server may ask of its client. No list says what a server will ask: `mcp-gateway` logs what it",
-        "denies, with the `may` that would allow it. Copy what you need into your blocks:",
+        "denies, with the `may` that would allow it. Copy what you need into the block of the agent and, if it",
+        "acts for users, also into a user block:",
     )
     for verb, what in ASKS:
         yield f"# may ACTION {verb} {CLIENT} when resource.id == {quoted(offers.server)}   # {what}"

@@ -104,7 +104,8 @@ def test_a_request_smuggled_to_a_client_whose_policy_is_silent_is_denied_and_rec
     assert actions(silent) == [verb]
     assert silent.asked[0]["resource"] == {"type": "mcp_client", "id": "billing"}
     assert silent.asked[0]["context"]["server"] == "billing"
-    assert f'may ACTION {verb} mcp_client when resource.id == "billing"' in caplog.text
+    grant = f'may ACTION {verb} mcp_client when resource.id == "billing"'
+    assert f"in the block of the agent and, if it acts for a user, in one of the user: {grant}" in caplog.text
 
 
 def test_a_granted_request_passes_and_its_answer_is_reported(granting: Watched) -> None:

@@ -164,7 +164,8 @@ class ClientMessageDecider:
         if not budget.was_recorded(method, now):
             budget.recorded[method] = now
             _LOG.warning(
-                "server %s %s %s, which is %s; to allow it: %s",
+                "server %s %s %s, which is %s; to allow it, in the block of the agent and, if it acts for a user, "
+                "in one of the user: %s",
                 format_value(self._server), "sent its client" if method == LOG_MESSAGE else "asked its client for",
                 method, format_denial(decision), suggest_grant(method, self._server),
             )  # fmt: skip
