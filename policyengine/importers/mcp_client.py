@@ -188,4 +188,8 @@ def _error_text(error: BaseException) -> str:
 def _connection_hint(source: str) -> str:
     if is_url(source):
         return "check that the server is running, and that the URL ends in the path of its MCP endpoint, usually `/mcp`"
-    return "a file name must end in `.json`; any other text is run as a command that speaks MCP over stdio"
+    if len(source.split()) == 1:
+        return "a file name must end in `.json`; any other text is run as a command that speaks MCP over stdio"
+    return (
+        "the command must start a server that speaks MCP over stdio, and keep running: run it by itself to see why not"
+    )

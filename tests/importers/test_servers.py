@@ -127,6 +127,19 @@ def test_a_source_that_does_not_speak_mcp_is_reported(source, told):
     assert told in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("source", "hint"),
+    [
+        (f"{shlex.quote(sys.executable)} -c pass", "the command must start a server that speaks MCP over stdio"),
+        ("no-such-tools.txt", "a file name must end in `.json`"),
+    ],
+)
+def test_the_hint_suits_the_source_that_does_not_speak_mcp(source, hint):
+    with pytest.raises(ApiImportError) as raised:
+        read_tools(source)
+    assert str(raised.value.hint).startswith(hint)
+
+
 def test_a_tool_list_in_a_file_needs_no_server(tmp_path):
     (tmp_path / "tools.json").write_text(json.dumps({"tools": [{"name": "x"}]}))
     assert len(read_tools(str(tmp_path / "tools.json")).operations) == 1
