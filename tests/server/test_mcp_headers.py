@@ -100,6 +100,17 @@ def at_envoy(body: bytes, *headers: tuple[str, str], proved: frozenset[str] = fr
 # ── Headers alone ─────────────────────────────────────────────────────────────────────────────
 
 
+def test_the_hint_for_a_missing_version_names_older_clients() -> None:
+    """A gateway that forwards the header is not at fault: an older client sends none with `initialize`."""
+    with pytest.raises(RequestError) as refused:
+        asked(*call("tools/list")[1:])
+    assert refused.value.member == "headers.mcp-protocol-version"
+    assert "an older version than 2026-07-28" in str(refused.value.hint)
+    with pytest.raises(RequestError) as refused:
+        asked(call("tools/list")[0])
+    assert "older" not in str(refused.value.hint)
+
+
 @pytest.mark.parametrize(
     ("headers", "allowed"),
     [

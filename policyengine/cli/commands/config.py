@@ -172,7 +172,10 @@ def probe_mcp_servers(found: ProjectSettings) -> dict[str, list[str]]:
             try:
                 proved[server.name] = sorted(probe_server(server))
             except ProbeError as error:
-                hint = "without this, the server's requests are refused unless the gateway sends their bodies"
+                hint = (
+                    "`url` must be the MCP endpoint of the server, usually with the path `/mcp`; until the server "
+                    "passes, its requests are refused unless the gateway sends their bodies"
+                )
                 raise CommandError(ERROR_KIND, f"`[mcp-servers.{server.name}]`: {error}", hint) from None
     return proved
 
