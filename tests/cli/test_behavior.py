@@ -297,6 +297,14 @@ def test_a_caller_is_shown_with_its_class(run, world):
     assert "its class has 4 callers, 4 of them ready, and is ready" in ended.out
 
 
+def test_a_class_that_is_not_ready_is_shown_with_what_it_needs(run, world):
+    lines = (world / "log.jsonl").read_text().splitlines(keepends=True)
+    (world / "one.jsonl").write_text("".join(line for line in lines if "report-1" in line))
+    run("behavior", "learn", "one.jsonl", "--policies", "p.policy", "-o", "one")
+    ended = run("behavior", "show", "report-1", "--behavior", "one", "--policies", "p.policy")
+    assert "and is not ready (it needs 200 runs, of at least 3 agents that have enough runs and days" in ended.out
+
+
 def test_endpoints_are_tags_without_the_policies(run, world):
     ended = run("behavior", "show", "report-1", "--behavior", "served", "--format", "json")
     [found] = ended.json["callers"]

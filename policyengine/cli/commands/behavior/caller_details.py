@@ -252,6 +252,13 @@ def class_needs(model: Mapping[str, Any]) -> str:
     return f"{model['runs']:,} of {READY_RUNS} runs, {model['callers']:,} of {READY_CALLERS} callers"
 
 
+def class_state(model: ClassModel) -> str:
+    from policyengine.behavior.model import READY_CALLERS, READY_RUNS
+
+    needs = f"it needs {READY_RUNS} runs, of at least {READY_CALLERS} agents that have enough runs and days themselves"
+    return "ready" if model.is_ready else f"not ready ({needs})"
+
+
 def show_pace(screen: Screen, pace: Sequence[float]) -> None:
     most = max(pace)
     screen.line(f"  requests an hour, at most {most:.1f}, by hour of the day (UTC)")
@@ -271,10 +278,9 @@ def show_endpoints(screen: Screen, endpoints: Sequence[Mapping[str, Any]]) -> No
 
 def show_class(screen: Screen, found: ClassSummary) -> None:
     model = found.model
-    ready = "ready" if model.is_ready else "not ready"
     screen.line(
-        f"  its class has {pluralize(found.callers, 'caller')}, {found.ready:,} of them ready, and is {ready}: "
-        f"{pluralize(model.runs, 'run')}, {pluralize(len(model.seen), 'endpoint')}"
+        f"  its class has {pluralize(found.callers, 'caller')}, {found.ready:,} of them ready, "
+        f"and is {class_state(model)}: {pluralize(model.runs, 'run')}, {pluralize(len(model.seen), 'endpoint')}"
     )
     if model.shapes or model.free_form:
         free = f"; {pluralize(len(model.free_form), 'endpoint')} with free-form payloads" if model.free_form else ""
