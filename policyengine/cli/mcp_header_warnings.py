@@ -1,4 +1,5 @@
-"""Warnings of `serve` and `config check` about MCP servers behind gateways that do not forward the headers of MCP."""
+"""Warnings of `serve` and `config check` about MCP servers behind gateways: headers of MCP that a gateway does not
+forward, and policies that let no client connect."""
 
 from __future__ import annotations
 
@@ -6,10 +7,12 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from policyengine.cli.name_checks import all_grants
 from policyengine.cli.output.terminal import Screen
 from policyengine.http.gateway_omissions import GatewayAdapter
 
 if TYPE_CHECKING:
+    from policyengine import kernel as k
     from policyengine.cli.settings.file import ProjectSettings
 
 HEADERS = ("Mcp-Protocol-Version", "Mcp-Method", "Mcp-Name", "Mcp-Session-Id")
@@ -43,8 +46,31 @@ def forwarding_warnings(settings: ProjectSettings) -> Iterator[tuple[str, str]]:
             yield message, "forward these headers, and list them: see docs/gateways.md, “MCP servers”"
 
 
-def print_forwarding_warnings(settings: ProjectSettings) -> None:
+def connection_warnings(settings: ProjectSettings, kernel: k.Kernel) -> Iterator[tuple[str, str]]:
+    """Yield a message and a hint if a server is decided by headers, and no grant lets a client connect."""
+    from policyengine import kernel as k
+    from policyengine.server.mcp.questions import CONNECT, LIST, SERVER_TYPE
+
+    servers = [one.name for one in settings.mcp_servers.servers if one.validates_headers]
+    doors = [opening.pattern for grant in all_grants(kernel) for opening in grant.openings]
+    connects = any(isinstance(one, k.ActionPattern) and (one.verb, one.type) == (CONNECT, SERVER_TYPE) for one in doors)
+    if servers and not connects:
+        use = f"the MCP server `{servers[0]}`" if len(servers) == 1 else "the MCP servers"
+        message = f"no grant is for `ACTION {CONNECT} {SERVER_TYPE}`: clients that begin with `server/discover` cannot"
+        actions = f"ACTION {CONNECT} {SERVER_TYPE}, ACTION {LIST} {SERVER_TYPE}"
+        grant = f'may {actions} when resource.id == "{servers[0]}"'
+        yield f"{message} use {use}", f"write `entity {SERVER_TYPE} {{}}`, and in a block `{grant}`"
+
+
+def mcp_warnings(settings: ProjectSettings, kernel: k.Kernel | None) -> Iterator[tuple[str, str]]:
+    """Yield a message and a hint for each warning. Without a kernel, the policies are not checked."""
+    yield from forwarding_warnings(settings)
+    if kernel is not None:
+        yield from connection_warnings(settings, kernel)
+
+
+def print_mcp_warnings(settings: ProjectSettings, kernel: k.Kernel | None) -> None:
     screen = Screen(sys.stderr)
-    for message, hint in forwarding_warnings(settings):
+    for message, hint in mcp_warnings(settings, kernel):
         screen.warn(message)
         screen.line(f"  hint: {hint}")

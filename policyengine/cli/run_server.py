@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from policyengine.cli import EXIT_INTERRUPTED
 from policyengine.cli.absence_warnings import HTTP_ADAPTERS, HiddenAbsences, UnsentFacts
 from policyengine.cli.errors import CommandError
-from policyengine.cli.mcp_header_warnings import print_forwarding_warnings
+from policyengine.cli.mcp_header_warnings import print_mcp_warnings
 from policyengine.cli.name_checks import check_mcp_servers
 from policyengine.cli.options.serve import ServerLogFormat
 from policyengine.cli.output.serve_summary import MEMORY_STATE_WARNING, ServeSummary, curl_command, print_summary
@@ -111,7 +111,7 @@ def run_server(setup: EngineSetup, listen: ListenOptions, format: OutputFormat) 
         loaded = load_for_serving(setup)
         served = prepare_serving(setup, loaded)
         check_mcp_servers(loaded.settings, loaded.engine.kernel)
-        print_forwarding_warnings(loaded.settings)
+        print_mcp_warnings(loaded.settings, loaded.engine.kernel)
         tokens = read_tokens(listen.token_file)
         printer = ServeSummaryPrinter(setup, listen, loaded, served.tests, tokens, format)
         with server_logging(LogFormat(listen.log_format), lambda: served.held.current.revision):

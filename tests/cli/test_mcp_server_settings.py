@@ -15,7 +15,9 @@ from tests.server.mcp_answers import answering, result, validated
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "p.policy").write_text("anyone { may GET /a }\n")
+    (tmp_path / "p.policy").write_text(
+        "entity mcp_server {}\nanyone { may TOOL notes/read, TOOL a/read, ACTION connect mcp_server }\n"
+    )
     return tmp_path
 
 
@@ -134,6 +136,28 @@ def test_serve_refuses_a_server_that_no_rule_can_match(run, folder: Path, settin
     assert ended.code == 2
     assert f"`{name}`: no grant of the policies is for a tool of this server" in ended.err
     assert "did you mean `notes`?" in ended.err
+
+
+@pytest.mark.parametrize("command", [("config", "check", "p.policy"), ("config", "check", "p.policy", "--probe")])
+def test_config_check_refuses_a_server_that_no_rule_can_match(run, folder: Path, command: tuple[str, ...]) -> None:
+    servers(folder, NOTES.replace("notes", "note"))
+    ended = run(*command)
+    assert ended.code == 1
+    assert "`mcp-servers.note`: no grant of the policies is for a tool of this server" in ended.err
+
+
+def test_policies_that_let_no_client_connect_are_a_warning(run, folder: Path) -> None:
+    """A client that chooses its version begins with `server/discover`, and shows no reason for its denial."""
+    servers(folder, f"{NOTES}[gateway]\nhands_on_nginx = [{FOUR}]\n")
+    assert run("config", "check", "p.policy").err == ""
+    (folder / "p.policy").write_text("anyone { may TOOL notes/read }\n")
+    ended = run("config", "check", "p.policy")
+    assert ended.code == 0
+    assert "warning: no grant is for `ACTION connect mcp_server`: clients" in ended.err
+    assert 'when resource.id == "notes"' in ended.err
+    [warning] = run("config", "check", "p.policy", "--format", "json").json["warnings"]
+    assert warning["message"].startswith("no grant is for `ACTION connect mcp_server`")
+    assert warning["message"] in run("serve", "p.policy", "--port", "0", "--workers", "2", "--socket-mode", "bad").err
 
 
 def test_the_mcp_server_of_evaluations_and_public_urls_are_settings(folder: Path) -> None:

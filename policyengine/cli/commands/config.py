@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from policyengine.cli.errors import CommandError
-from policyengine.cli.mcp_header_warnings import forwarding_warnings, print_forwarding_warnings
+from policyengine.cli.mcp_header_warnings import mcp_warnings, print_mcp_warnings
+from policyengine.cli.name_checks import check_mcp_servers
 from policyengine.cli.options.common import TextOrJson
 from policyengine.cli.output.terminal import OutputFormat, Screen, print_json
 from policyengine.cli.settings.file import ERROR_KIND, ProjectSettings, display_path, load_settings
 
 if TYPE_CHECKING:
+    from policyengine import kernel as k
     from policyengine.cli.settings.registry import SettingSpec
 
 SINKS = ("log", "sinks")
@@ -95,14 +97,14 @@ def check_settings(found: ProjectSettings, policies: Path, format: OutputFormat,
             where = f"`{row.setting.section}.{row.setting.key}`, from {row.source}"
             raise CommandError(ERROR_KIND, f"{where}: there is no file `{file}`", None, (("file", file),))
     check_callers(found)
-    check_policy_names(found, policies)
+    kernel = check_policy_names(found, policies)
     check_webhook_files(found)
     check_mcp_server_files(found)
     proved = probe_mcp_servers(found) if probe else {}
     said = sum(row.value is not None for row in setting_values(found))
     name = None if found.file is None else display_path(found.file)
     if format is OutputFormat.JSON:
-        warned = [{"message": message, "hint": hint} for message, hint in forwarding_warnings(found)]
+        warned = [{"message": message, "hint": hint} for message, hint in mcp_warnings(found, kernel)]
         more = {"proved": proved} if probe else {}
         print_json({"file": name, "settings": said, **more, **({"warnings": warned} if warned else {})})
     else:
@@ -110,7 +112,7 @@ def check_settings(found: ProjectSettings, policies: Path, format: OutputFormat,
         Screen().line(f"{what}: {said} setting{'' if said == 1 else 's'}")
         for server, methods in proved.items():
             Screen().line(f"the MCP server `{server}` compares its headers with the body of {', '.join(methods)}")
-        print_forwarding_warnings(found)
+        print_mcp_warnings(found, kernel)
     return 0
 
 
@@ -132,17 +134,25 @@ def check_callers(found: ProjectSettings) -> None:
         raise CommandError(ERROR_KIND, error.message, error.hint) from None
 
 
-def check_policy_names(found: ProjectSettings, policies: Path) -> None:
-    """Check that the policies name the issuers and approvers that the settings name. Raises CommandError."""
+def check_policy_names(found: ProjectSettings, policies: Path) -> k.Kernel | None:
+    """Check that the policies name the issuers, approvers and MCP servers that the settings name. Return the policies,
+    or None if the settings name none of these. Raises CommandError."""
     from policyengine.cli.settings.policy_names import check_issuer_names, named_issuers, unknown_approvers
 
-    if any(named_issuers(found)) or any(webhook.approvers for webhook in found.webhooks):
-        from policyengine.cli.load_engine import load_engine
+    servers = found.mcp_servers.servers or found.mcp_servers.default is not None
+    if not (any(named_issuers(found)) or any(webhook.approvers for webhook in found.webhooks) or servers):
+        return None
+    from policyengine.cli.load_engine import load_engine
 
-        kernel = load_engine([policies], None).kernel
-        check_issuer_names(found, kernel.issuers)
-        for message, hint in unknown_approvers(found, kernel):
-            raise CommandError(ERROR_KIND, message, hint)
+    kernel = load_engine([policies], None).kernel
+    check_issuer_names(found, kernel.issuers)
+    for message, hint in unknown_approvers(found, kernel):
+        raise CommandError(ERROR_KIND, message, hint)
+    try:
+        check_mcp_servers(found, kernel)
+    except CommandError as error:  # a mistake in the file, not in the use of the command
+        raise replace(error, kind=ERROR_KIND, code=1) from None
+    return kernel
 
 
 def check_webhook_files(found: ProjectSettings) -> None:
