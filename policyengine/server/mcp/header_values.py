@@ -24,7 +24,7 @@ VALIDATING_VERSIONS = frozenset({"2026-07-28"})
 ENCODED = re.compile(r"=\?base64\?(?P<payload>.*)\?=")
 VISIBLE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")  # visible ASCII, without white space at the edges
 HAND_ON = "the gateway must forward it: see docs/gateways.md, “MCP servers”"
-OLD_CLIENT = "a client of an older version than 2026-07-28 sends none, and cannot be decided by headers; otherwise, "
+OLD_CLIENT = "is missing: clients of older versions than 2026-07-28 cannot be decided by headers"
 
 
 def decode_name(value: str) -> str | None:
@@ -99,4 +99,4 @@ def read_name(value: str, forwarded: ForwardedParts) -> str:
 
 
 def missing_header(name: str) -> RequestError:
-    return header_error(name, "is missing", OLD_CLIENT + HAND_ON if name == VERSION_HEADER else HAND_ON)
+    return header_error(name, OLD_CLIENT if name == VERSION_HEADER else "is missing", HAND_ON)
