@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -169,6 +170,15 @@ def test_a_removed_file_is_a_loss_even_when_another_file_has_the_same_block(
     more = {**FILES, "more.policy": "language 1\npackage other\nanyone { may GET /more }\n"}
     found = inventory(tmp_path / "more", more).losses(before)
     assert gone(found) == ['removed-files: file `more.policy`, and with it block "anyone"']
+
+
+def test_a_file_that_lost_only_its_rules_is_not_said_to_be_gone(before: PolicyInventory, tmp_path: Path) -> None:
+    found = inventory(tmp_path / "p", without("other.policy"))
+    emptied = replace(found, texts={"other.policy": "language 1\npackage other\nscope all { GET /other }\n"})
+    [file, *_] = gone(before.losses(emptied))
+    assert file == (
+        'removed-files: file `other.policy`, which declares no rules any more: its guard "elsewhere", block "anyone"'
+    )
 
 
 def test_the_inventory_of_a_bundle_equals_that_of_its_files(before: PolicyInventory, tmp_path: Path) -> None:
