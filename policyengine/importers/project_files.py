@@ -87,7 +87,10 @@ Put it in front of the server. A client starts this command instead, for one age
    ```sh
    policyengine mcp-gateway . --server {shlex.quote(servers[0])} --upstream "COMMAND or URL" \\
      --as agent=AGENT --as issuer={ISSUER} --as user=USER
-   ```"""
+   ```
+
+   Where a guard says `confirm by user`, calls wait for an answer: add `--elicit`, or `--store` and a `serve` with the
+   same store. docs/mcp-approvals.md says whom each of them trusts."""
 
 
 def sample_request(api: Api, plan: ImportPlan) -> str:
