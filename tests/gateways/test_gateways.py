@@ -119,6 +119,16 @@ def test_without_an_engine_the_gateway_passes_nothing(alone: Gateway, path: str)
     assert alone.api.taken() == []
 
 
+@pytest.mark.parametrize("kind", [one for one in KINDS if one.name == "nginx"], indirect=True, ids=["nginx"])
+def test_without_an_engine_a_client_of_mcp_gets_an_error_of_json_rpc_from_nginx(alone: Gateway) -> None:
+    alone.api.taken()
+    answer = alone.client.ask("/v1/ask", WRITER, *MCP, method="POST")
+    error = {"code": -32603, "message": "the request was not decided: no answer of the engine"}
+    assert (answer.status, answer.headers["content-type"]) == (503, "application/json")
+    assert json.loads(answer.body) == {"jsonrpc": "2.0", "id": None, "error": error}
+    assert alone.api.taken() == []
+
+
 @pytest.mark.parametrize(
     "nonsense",
     [
