@@ -27,6 +27,7 @@ from policyengine import __version__
 from policyengine.cli.app import COMMANDS, build_application
 from policyengine.cli.settings.registry import BY_OPTION
 from tests.pages import ran
+from tests.ports import free_port
 from tests.stores import servers
 
 yaml = pytest.importorskip("yaml")
@@ -296,11 +297,6 @@ def test_the_systemd_unit_uses_known_options_and_allows_time_to_drain() -> None:
 
 
 # ── For real ──────────────────────────────────────────────────────────────────────────────────
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
 
 
 def mounted(folder: Path) -> tuple[Path, Path]:

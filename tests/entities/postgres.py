@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from tests.stores.servers import free_port, reachable, wait_for
+from tests.ports import free_port
+from tests.stores.servers import reachable, wait_for
 
 PATIENCE = 20.0
 EMPTY = """

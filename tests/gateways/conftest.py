@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.gateways.servers import DEPLOY, KINDS, Gateway, Kind, Upstream, engine, free_port, gateway, upstream
+from tests.gateways.servers import DEPLOY, KINDS, Gateway, Kind, Upstream, engine, gateway, upstream
+from tests.ports import free_port
 
 SITE = Path(__file__).with_name("site.policy")
 ABSENCE = SITE.with_name("absence.policy")

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tests import forking
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -322,11 +323,6 @@ KINDS = [
         sees_headers=True,
     ),
 ]
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
 
 
 @dataclass

@@ -28,10 +28,10 @@ from tests.gateways.servers import (
     Kind,
     Upstream,
     engine_process,
-    free_port,
     gateway,
 )
 from tests.gateways.test_gateways import JSON, READER, WRITER
+from tests.ports import free_port
 from tests.server.approving import ACME, AUDIENCE, bearer, key, token
 
 POLICY = f"""

@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from tests.gateways.servers import KINDS, PATIENCE, Client, Gateway, free_port, gateway
+from tests.gateways.servers import KINDS, PATIENCE, Client, Gateway, gateway
+from tests.ports import free_port
 
 SCRIPT = Path(__file__).with_name("headers.php")
 READER = "Authorization: Bearer demo-reader"

@@ -11,7 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.gateways.servers import KINDS, free_port
+from tests.gateways.servers import KINDS
+from tests.ports import free_port
 from tests.server.conftest import OPEN
 from tests.server.test_serving import running
 from tests.server.test_workers import awaited

@@ -15,15 +15,11 @@ import pytest
 from tests.gateways.servers import KINDS
 from tests.identity.providing import INSTALL, PACKAGES
 from tests.pages import CHECKOUT, blocks
+from tests.ports import free_port
 
 SCRIPT = CHECKOUT / "deploy" / "identity" / "demo.py"
 APPROVALS_SCRIPT = SCRIPT.with_name("demo_approvals.py")
 PATIENCE = 60
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
 
 
 def ran(port: int, script: Path = SCRIPT, *programs: str) -> subprocess.CompletedProcess[str]:

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from policyengine.identity.proof.certificates import parse_client_certificate
 from policyengine.runtime.credentials import Credentials
-from tests.gateways.servers import PATIENCE, Upstream, engine, free_port, upstream, wheel
+from tests.gateways.servers import PATIENCE, Upstream, engine, upstream, wheel
 from tests.identity.bound_world import (
     SVID,
     World,
@@ -31,6 +31,7 @@ from tests.identity.bound_world import (
     write_files,
     x5t,
 )
+from tests.ports import free_port
 
 PROGRAM = wheel("envoy/_bin/envoy", "envoy")
 FOREVER = 4_000_000_000  # the certificates of this file are valid on Envoy's clock, too

@@ -24,8 +24,8 @@ from mcp.shared.exceptions import MCPError
 from policyengine.audit import OutcomeRecord, SystemRecord, read_log, read_records
 from policyengine.cli import main
 from tests import forking
-from tests.gateways.servers import free_port
 from tests.integrations.conftest import POLICY
+from tests.ports import free_port
 
 SERVER = """
 from mcp.server import MCPServer

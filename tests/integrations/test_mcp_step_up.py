@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -37,6 +36,7 @@ from tests import forking
 from tests.identity.providing import OpenIdProvider, openid_provider
 from tests.integrations.resource_world import NotesServer
 from tests.integrations.serving import serving
+from tests.ports import free_port
 
 BACK = "http://127.0.0.1/back"
 MOST_PAGES = 8
@@ -133,11 +133,6 @@ class Person:
         found = {name: values[0] for name, values in self.came_back.items()}
         assert "code" in found, found
         return AuthorizationCodeResult(code=found["code"], state=found.get("state"), iss=found.get("iss"))
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
 
 
 def registered() -> Wallet:

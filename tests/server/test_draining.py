@@ -22,7 +22,7 @@ from bench.serving.connections import POLICY, RunningServer, measure_stop
 from policyengine.client.socket import SocketClient
 from policyengine.server.connections.connection_table import ConnectionStage
 from policyengine.server.shutdown import QUIET_SECONDS, SETTLE_SECONDS, SILENT_SECONDS, Drain
-from tests.gateways.servers import free_port
+from tests.ports import free_port
 from tests.server.conftest import OPEN
 from tests.server.processes import started
 from tests.server.test_workers import FREE, ended, workers_of

@@ -35,7 +35,7 @@ from policyengine.server.adapters.responses import WOULD_BE_HEADER, HeaderPairs,
 from policyengine.server.bearer_tokens import BearerTokens  # noqa: E402
 from policyengine.server.connections.limits import ConnectionBounds, ConnectionLimits  # noqa: E402
 from policyengine.server.listeners import ServeError  # noqa: E402
-from tests.gateways.servers import free_port  # noqa: E402
+from tests.ports import free_port  # noqa: E402
 from tests.server.conftest import TOKEN  # noqa: E402
 
 POLICY = """

@@ -19,7 +19,7 @@ from policyengine.server import create_app, serve
 from policyengine.server.app import status_app
 from policyengine.server.host_guard import LOG_INTERVAL_SECONDS, HostCheck
 from policyengine.server.telemetry.shared_counters import ServerCounters
-from tests.gateways.servers import free_port
+from tests.ports import free_port
 from tests.server.conftest import BY_ENVOY, OPEN, TOKEN, Watched
 from tests.server.processes import started
 from tests.server.test_http1 import LENGTH, post, statuses

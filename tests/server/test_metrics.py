@@ -31,6 +31,7 @@ from policyengine.server.telemetry.shared_counters import MAX_RULES, REGION_BYTE
 from policyengine.stores.base import StoreError
 from policyengine.stores.url import open_store
 from tests.pages import CHECKOUT, blocks
+from tests.ports import free_port
 from tests.server.conftest import OPEN, ORDER, POLICY, SHUT, TOKEN, client_of
 from tests.server.processes import started
 from tests.server.test_workers import FREE, awaited, ended, workers_of
@@ -357,11 +358,6 @@ from policyengine.server import serve
 serve(Engine.from_text({FREE!r}), port=0, workers=2, metrics=int(sys.argv[1]),
       listening=lambda url: print(url, flush=True))
 """
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
 
 
 def test_metrics_sum_over_workers_and_keep_the_counts_of_a_dead_worker() -> None:

@@ -21,7 +21,7 @@ from policyengine.runtime.ids import ulid
 from policyengine.server.bearer_tokens import BearerTokens
 from policyengine.stores.base import Store
 from policyengine.stores.url import open_store
-from tests.gateways.servers import free_port
+from tests.ports import free_port
 from tests.server.conftest import client_of
 from tests.server.processes import started
 

@@ -16,14 +16,10 @@ from typing import Any
 
 import pytest
 
+from tests.ports import free_port
+
 PACKAGES = {"redis-server": "redis-server", "valkey-server": "valkey-server"}
 PATIENCE = 20.0
-
-
-def free_port() -> int:
-    """Return a port below those of outgoing connections, with room for the bus of a Cluster."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
 
 
 @dataclass

@@ -27,9 +27,10 @@ from policyengine.stores.sql.session import upsert
 from policyengine.stores.sql.store import SqlStore
 from policyengine.stores.sqlite.store import SqliteStore
 from tests.behavior.reporting_agents import BEGIN, POLICY, FakeClock, facts_of_last, question
+from tests.ports import free_port
 from tests.stores.conftest import VALKEY, of_cluster, of_postgres, of_server
 from tests.stores.learned import CALLER, KEY, engine_of, learn_ten_days, teach, told
-from tests.stores.servers import Server, free_port
+from tests.stores.servers import Server
 
 KEYS = SharedKeys(KEY)
 PROFILE = "profile reporting"

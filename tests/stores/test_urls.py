@@ -12,8 +12,9 @@ from policyengine.stores.base import Store
 from policyengine.stores.memory.store import MemoryStore
 from policyengine.stores.resilient_store import ResilientStore
 from policyengine.stores.url import StoreUrlError, open_store
+from tests.ports import free_port
 from tests.stores.charges import START, asks, rate
-from tests.stores.servers import Server, free_port, running
+from tests.stores.servers import Server, running
 
 
 def works(store: Store) -> bool:

@@ -23,7 +23,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tests.stores.servers import free_port, wait_for
+from tests.ports import free_port
+from tests.stores.servers import wait_for
 
 
 @dataclass(frozen=True)
