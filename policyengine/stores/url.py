@@ -201,7 +201,7 @@ def _postgres(address: StoreUrl, creates: bool) -> RemoteStore:
     try:
         from policyengine.stores.postgres.store import PATIENCE, SCHEMA, PostgresStore
     except ImportError as error:
-        if error.name != "psycopg":
+        if (error.name or "").partition(".")[0] != "psycopg":
             raise
         raise StoreUrlError("the package `psycopg` is not installed", install_command("postgres")) from None
     parameters = {name: address.options[name] for name in ("host", *TLS_OPTIONS) if name in address.options}
