@@ -428,6 +428,7 @@ def test_the_command_ends_when_its_client_is_gone(files: Path, said: str) -> Non
     assert ended.returncode == 0
     assert [line.partition(": ")[0] for line in ended.stderr.splitlines()] == [
         "warning",  # about the issuer and the user that are missing
+        "warning",  # about a confirm that cannot be answered
         'the tools of server "billing" are not pinned',
     ]
 

@@ -100,6 +100,7 @@ if TYPE_CHECKING:
     from policyengine.engine import Engine
     from policyengine.integrations.mcp.gateway import McpGateway
     from policyengine.integrations.mcp.pinned_tools import ToolPins
+    from policyengine.kernel import Kernel
     from policyengine.reload import ReloadableEngine
     from policyengine.server.telemetry.shared_counters import ServerCounters
 
@@ -274,6 +275,7 @@ def run_setup(
         check_resource(front, loaded.engine)
     else:
         warn_about_caller(front, loaded.engine)
+    warn_about_confirms(front, setup.store, loaded.engine.kernel)
     front = with_pages(front, loaded.settings.console.public_url)
     served = prepare_serving(setup, loaded)
     with run_gateway_threads(served.held, setup.reload.watch, served.following):
@@ -287,6 +289,17 @@ def warn_about_caller(front: GatewayOptions, engine: Engine) -> None:
     from policyengine.cli.output.terminal import Screen
 
     warning = None if front.headers else missing_facts_warning(engine, front.server, front.said)
+    if warning is not None:
+        Screen(sys.stderr).warn(warning)
+
+
+def warn_about_confirms(front: GatewayOptions, store: str, kernel: Kernel) -> None:
+    """Warn if a rule requires an approval that cannot be given."""
+    from policyengine.cli.confirm_warnings import unanswered_confirms_warning
+    from policyengine.cli.output.terminal import Screen
+
+    asks_users = front.elicit is ElicitMode.FORM
+    warning = unanswered_confirms_warning(kernel, front.server, asks_users=asks_users) if store == "memory:" else None
     if warning is not None:
         Screen(sys.stderr).warn(warning)
 
