@@ -187,6 +187,12 @@ def test_attack_answer_to_another_request(kind: str, answer: dict[str, Any], wor
         (200, b"<html>", "text/html", "HTTP 200, which is no answer of MCP"),
         (202, b"", PLAIN, "HTTP 202, which is no answer of MCP"),
         (400, b"bad", "text/plain", "HTTP 400, which is no answer of MCP"),
+        (
+            405,
+            b"",
+            PLAIN,
+            "HTTP 405, which is no answer of MCP; the URL of `--upstream` may lack its path, such as `/mcp`",
+        ),
         (400, b'{"jsonrpc":"2.0","id":null,"error":{"code":-32600,"message":"why"}}', PLAIN, "why"),
         (404, b'{"jsonrpc":"2.0","id":7,"error":{"code":-32601,"message":"unknown"}}', PLAIN, "unknown"),
         (401, b"", PLAIN, "refuses the credentials of the gateway"),

@@ -52,7 +52,8 @@ def check_status(status: int) -> None:
 
 def unexpected_status(status: int) -> AnswerError:
     """Return the error for an HTTP status that is not part of MCP, such as that of a redirect."""
-    return AnswerError(f"the upstream server answered with HTTP {status}, which is no answer of MCP")
+    hint = "; the URL of `--upstream` may lack its path, such as `/mcp`" if status in (404, 405) else ""
+    return AnswerError(f"the upstream server answered with HTTP {status}, which is no answer of MCP{hint}")
 
 
 class RedirectLog:
