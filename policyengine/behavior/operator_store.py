@@ -144,7 +144,7 @@ class StoredBehavior:
             number, raw = self._store.document(MODEL, 0)
             try:
                 model = verify_model(raw, number, self.keys.models)
-            except ModelError:  # there is none, or decisions do not use it
+            except ModelError:  # it does not exist, or decisions do not use it
                 return
             left = model.without_members({self.keys.members.of(caller.issuer, caller.agent)})
             if left is model or self._store.save_document(MODEL, number + 1, sign_model(left, self.keys.models)):

@@ -105,7 +105,7 @@ def sample_questions(kernel: Kernel, server: str) -> Iterator[Facts]:
 
 
 def sample_tool(glob: str, server: str) -> str | None:
-    """Return the name of a tool of the server that matches the glob; None if there is none."""
+    """Return the name of a tool of the server that matches the glob; None if no tool can match."""
     from policyengine.runtime.patterns import Glob
 
     name = glob.rpartition("/")[2].replace("*", SAMPLE_NAME)

@@ -98,7 +98,7 @@ class LegacyClient:
     # ── To the client ─────────────────────────────────────────────────────────────────────────
 
     async def send(self, item: SessionMessage, /) -> None:
-        """Send a message on the stream to which it belongs; drop it if there is none."""
+        """Send a message on the stream to which it belongs; without a stream, drop the message."""
         message = item.message
         if isinstance(message, JSONRPCResponse | JSONRPCError):
             stream = None if message.id is None else self._answers.get(message.id)

@@ -125,7 +125,7 @@ class RequestTable:
             raise RequestDroppedError
 
     def cancel_held(self, id: RequestId) -> bool:
-        """Cancel a request that waits for an approval. Return False if there is none."""
+        """Cancel a request that waits for an approval. Return whether it waited."""
         scope = self._held.get(id)
         if scope is None:
             return False

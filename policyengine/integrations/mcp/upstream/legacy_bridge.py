@@ -135,7 +135,7 @@ class LegacyBridge:
                 return await self._call(request, params)
 
     async def _initialize(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Answer the handshake from the discovery."""
+        """Return the result of `initialize`, made from the server's answer to `server/discover`."""
         capabilities = params.get("capabilities")
         declared = capabilities if isinstance(capabilities, Mapping) else {}
         known = {name: declared[name] for name in CLIENT_CAPABILITIES.values() if name in declared}

@@ -38,7 +38,7 @@ def parse_answer(content: bytes) -> JSONRPCMessage:
 
 
 def parse_signal(content: bytes) -> JSONRPCMessage | None:
-    """Return the message in a text that no request waits for; None if there is none."""
+    """Return the message in a text for which no request waits; None if the text is no message."""
     try:
         return parse_message_line(content)
     except ValueError:
