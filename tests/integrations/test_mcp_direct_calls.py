@@ -7,18 +7,21 @@ import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
-from mcp_types import JSONRPCNotification
+from mcp_types import INVALID_REQUEST, JSONRPCNotification, JSONRPCResponse
 
 from policyengine.engine import Engine
 from policyengine.engine.observe_mode import Observe
 from policyengine.integrations.enforcement_point import FixedCaller, with_options
 from policyengine.integrations.mcp.clients.stateless_stream import StatelessStream
 from policyengine.integrations.mcp.methods import DENIED, build_mcp_question
+from policyengine.integrations.mcp.notifications import CANCELLED
 from policyengine.integrations.mcp.pinned_tools import PinOptions, ToolPins
+from policyengine.integrations.mcp.relay import requests as relay_requests
 from policyengine.integrations.mcp.relay.direct_calls import (
     CallTimer,
     DirectDecider,
@@ -27,7 +30,7 @@ from policyengine.integrations.mcp.relay.direct_calls import (
     read_usual_answer,
 )
 from policyengine.integrations.mcp.relay.line_streams import LineReader, LineWriter, OfferedStream
-from policyengine.integrations.mcp.relay.requests import cancelled_request
+from policyengine.integrations.mcp.relay.requests import RequestTable, UpstreamRequest, cancelled_request
 from policyengine.integrations.mcp.upstream.calls import UpstreamCall
 from policyengine.integrations.mcp.upstream.stream_upstream import MAX_BACKLOG_BYTES, BacklogRoom, PendingAnswer
 from policyengine.runtime.request import read_ordinary_request
@@ -227,6 +230,25 @@ def test_a_pinned_tool_is_called_directly_until_its_server_says_that_tools_chang
             assert session.listed > listed
 
     asyncio.run(main())
+
+
+@ERAS
+def test_a_tool_that_is_not_reviewed_is_reported_when_it_is_called_directly(
+    clock: Clock, tmp_path: Path, era: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    add, busy = tool("add"), tool("busy")
+    pins = ToolPins(pin_file(tmp_path, pins_of(add, server="billing")), "decide")
+
+    async def main() -> None:
+        async with piped_session(Engine.from_text(POLICY, clock=clock), era, pins=pins, tools=[add, busy]) as session:
+            for id in (1, 2):
+                assert "result" in await session.exchange(session.call(id, "busy"))
+            assert (session.engine.direct, session.engine.asked) == (2, 0)
+
+    asyncio.run(main())
+    assert [
+        one.getMessage().split(" of ")[0] for one in caplog.records if vars(one).get("event") == "tool_changed"
+    ] == ['the tool "busy"']
 
 
 # ── What does not ─────────────────────────────────────────────────────────────────────────────
@@ -484,23 +506,80 @@ def test_answers_of_others_and_second_answers_are_dropped(engine: Engine, era: s
     run(engine, era, work)
 
 
+def cancellation(id: Any) -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "method": CANCELLED, "params": {"requestId": id}}
+
+
 @ERAS
 def test_a_cancelled_call_is_not_answered_and_is_reported(engine: Engine, era: str) -> None:
     async def work(session: PipedSession) -> None:
         await session.client.send(session.call(1))
         asked = await session.server.receive()
-        cancelled = {"jsonrpc": "2.0", "method": "notifications/cancelled"}
-        for id in (True, 1.0, "1", None):
-            await session.client.send({**cancelled, "params": {"requestId": id}})
-        await session.client.send({**cancelled, "params": {"requestId": 1}})
+        await session.client.send(*(cancellation(id) for id in (True, 1.0, "1", None, 1)))
         told = await session.server.receive()
-        assert (told["method"], told["params"]["requestId"]) == ("notifications/cancelled", asked["id"])
+        assert (told["method"], told["params"]["requestId"]) == (CANCELLED, asked["id"])
         await session.answer(asked)
         assert (await session.exchange(session.call(2)))["id"] == 2
         assert session.engine.reports == [500, 200]
         assert (await session.exchange(session.call(1)))["id"] == 1  # the ID is free again
 
     run(engine, era, work)
+
+
+PING = {"jsonrpc": "2.0", "id": 7, "method": "ping"}
+LIST = {"jsonrpc": "2.0", "id": 7, "method": "tools/list"}
+HIDDEN = {"tools": [{"name": "hidden", "inputSchema": {}}]}
+
+
+@pytest.mark.parametrize("is_direct", [False, True])
+def test_attack_list_that_arrives_as_the_answer_to_another_request(engine: Engine, is_direct: bool) -> None:
+    """The client repeats the ID of a list that it has cancelled, whose answer would be filtered."""
+
+    async def work(session: PipedSession) -> None:
+        await session.client.send(LIST, cancellation(7), session.call(7) if is_direct else PING)
+        assert [(await session.server.receive())["method"] for _ in range(2)] == ["tools/list", CANCELLED]
+        await session.server.send({"jsonrpc": "2.0", "id": 7, "result": HIDDEN})
+        answer = await session.client.receive()
+        assert (answer["id"], answer["error"]["code"]) == (7, INVALID_REQUEST)
+        assert (await session.exchange(session.call(7)))["result"]["content"]  # the server has answered the list
+
+    run(engine, "legacy", work)
+
+
+def test_attack_late_answer_to_a_call_that_arrives_as_the_answer_to_another(engine: Engine) -> None:
+    async def work(session: PipedSession) -> None:
+        await session.client.send(session.call(1))
+        asked = await session.server.receive()
+        assert "did not answer" in (await session.client.receive())["error"]["message"]
+        assert (await session.server.receive())["method"] == CANCELLED
+        await session.client.send(session.call(1, arguments={"a": 2}))
+        assert (await session.client.receive())["error"]["code"] == INVALID_REQUEST
+        await session.answer(asked)
+        await session.settle()
+        await session.client.send(session.call(1, arguments={"a": 2}))
+        assert (await session.server.receive())["params"]["arguments"] == {"a": 2}
+
+    run(engine, "legacy", work, limit=0.05)
+
+
+def test_a_request_that_was_answered_before_it_was_cancelled_frees_its_id() -> None:
+    async def main() -> None:
+        table = RequestTable()
+        table.waiting[1] = UpstreamRequest(None)
+        table.take_answer(JSONRPCResponse(jsonrpc="2.0", id=1, result={}))
+        table.drop(1)
+        del table.waiting[1]
+        assert table.is_free(1)
+
+    asyncio.run(main())
+
+
+def test_only_so_many_requests_without_an_answer_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay_requests, "MAX_ABANDONED", 2)
+    table = RequestTable()
+    for id in (1, "1", 2):
+        table.abandon(id)
+    assert [table.is_free(id) for id in (1, "1", 2, 3)] == [True, False, False, True]
 
 
 @ERAS

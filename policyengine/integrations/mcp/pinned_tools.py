@@ -185,9 +185,12 @@ class PinnedSession:
     def find_listed(self, name: str) -> ListedTool | None:
         """Return the tool if it may be called, as far as is known without listing the tools again; None otherwise."""
         try:
-            return tool if self._is_fresh and self._pins.admits(tool := self._compare(name)) else None
+            if not self._is_fresh or not self._pins.admits(tool := self._compare(name)):
+                return None
         except PinFileError:
             return None
+        self._pins.report(tool, self._server, self._decides)
+        return tool
 
     def _was_denied(self, caller: str) -> bool:
         """Return whether the tools were listed for a call of this caller a moment ago, without effect."""

@@ -170,8 +170,8 @@ class Relay:
             return
         if self._messages.admits_from_client(signal.method, signal.params):
             await self._up(signal)
-        if cancelled is not None and (waiting := self._requests.waiting.get(cancelled)) is not None:
-            waiting.end(RequestDroppedError())
+        if cancelled is not None:
+            self._requests.drop(cancelled)
 
     async def _pass_answer(self, answer: JSONRPCResponse | JSONRPCError, metadata: MessageMetadata) -> None:
         """Pass on the answer of the client to a request of the upstream server. Over HTTP, it has credentials of its
@@ -275,6 +275,7 @@ class Relay:
             case _ if in_time:
                 raise MCPError(INTERNAL_ERROR, UPSTREAM_GONE)
             case _:
+                self._requests.abandon(request.id)
                 late = {"requestId": request.id, "reason": "the request timed out"}
                 with anyio.move_on_after(CANCEL_CALL_SECONDS):  # the server may have stopped to read
                     await self._up(JSONRPCNotification(jsonrpc="2.0", method=CANCELLED, params=late))
@@ -336,7 +337,7 @@ class Relay:
         """Pass on a message of the upstream server, or drop it."""
         match message:
             case JSONRPCResponse() | JSONRPCError():
-                self._take_answer(message)
+                self._requests.take_answer(message)
             case JSONRPCRequest():
                 await self._pass_request(message)
             case JSONRPCNotification():
@@ -344,12 +345,6 @@ class Relay:
                 await self._pass_notification(message)
             case _:
                 pass
-
-    def _take_answer(self, answer: JSONRPCResponse | JSONRPCError) -> None:
-        """Accept the first answer to a request that waits; others are dropped."""
-        waiting = None if answer.id is None else self._requests.waiting.get(answer.id)
-        if waiting is not None:
-            waiting.end(answer)
 
     async def _pass_request(self, request: JSONRPCRequest) -> None:
         """Pass on a request of the upstream server to the client, or refuse it."""

@@ -35,6 +35,7 @@ except ImportError as error:
     raise ImportError(f"the `mcp` SDK is not installed; {install_command('mcp')}") from error
 
 MAX_REQUESTS = 200  # of a session in progress; a connection that its client closes does not end its request
+MAX_ABANDONED = 10_000  # requests of a session that ended without an answer, and that the server may still answer
 
 
 class MessageReader(Protocol):
@@ -68,6 +69,9 @@ class SentRequest(Protocol):
     @property
     def token(self) -> object: ...
 
+    @property
+    def is_over(self) -> bool: ...
+
     def end(self, answer: JSONRPCResponse | JSONRPCError | RequestDroppedError | None) -> None:
         """Accept the first answer; others are dropped. None says that the upstream server has gone."""
         ...
@@ -81,6 +85,10 @@ class UpstreamRequest:
     done: AnswerWait = field(default_factory=AnswerWait)
     answer: JSONRPCResponse | JSONRPCError | RequestDroppedError | None = None
 
+    @property
+    def is_over(self) -> bool:
+        return self.done.is_over
+
     def end(self, answer: JSONRPCResponse | JSONRPCError | RequestDroppedError | None) -> None:
         if not self.done.is_over:
             self.answer = answer
@@ -88,15 +96,22 @@ class UpstreamRequest:
 
 
 class RequestTable:
-    """The requests of one client in progress: those sent upstream, and those that wait for an approval."""
+    """The requests of one client in progress: those sent upstream, and those that wait for an approval.
+
+    The ID of a request that ended without an answer is not free until the server has answered it: the answer to a list,
+    which is filtered, would count as the answer to another request.
+    """
 
     def __init__(self) -> None:
         self.waiting: dict[RequestId, SentRequest] = {}
         self._held: dict[RequestId, anyio.CancelScope] = {}
+        self._abandoned: dict[int, None] = {}  # hashes of IDs, which may be long; oldest first
 
     def is_free(self, id: RequestId) -> bool:
         """Return whether a request with this ID may begin."""
-        return id not in self.waiting and id not in self._held and len(self.waiting) < MAX_REQUESTS
+        if id in self.waiting or id in self._held or (self._abandoned and hash(id) in self._abandoned):
+            return False
+        return len(self.waiting) < MAX_REQUESTS
 
     def check(self, id: RequestId) -> None:
         """Check that a request with this ID may be sent upstream. Raises MCPError."""
@@ -107,6 +122,30 @@ class RequestTable:
     def _check_id(self, id: RequestId) -> None:
         if id in self.waiting or id in self._held:
             raise MCPError(INVALID_REQUEST, "another request in progress has this id")
+        if hash(id) in self._abandoned:
+            raise MCPError(INVALID_REQUEST, "an earlier request with this id has no answer yet: use another id")
+
+    def abandon(self, id: RequestId) -> None:
+        """Note that a request sent upstream has ended without an answer."""
+        self._abandoned[hash(id)] = None
+        if len(self._abandoned) > MAX_ABANDONED:
+            del self._abandoned[next(iter(self._abandoned))]
+
+    def take_answer(self, answer: JSONRPCResponse | JSONRPCError) -> None:
+        """Accept the first answer to a request that waits; others are dropped."""
+        if answer.id is None:
+            return
+        self._abandoned.pop(hash(answer.id), None)
+        waiting = self.waiting.get(answer.id)
+        if waiting is not None:
+            waiting.end(answer)
+
+    def drop(self, id: RequestId) -> None:
+        """End a request sent upstream that its client has cancelled."""
+        waiting = self.waiting.get(id)
+        if waiting is not None and not waiting.is_over:
+            self.abandon(id)
+            waiting.end(RequestDroppedError())
 
     @contextmanager
     def hold(self, id: RequestId, start: RequestStart) -> Iterator[None]:
