@@ -61,6 +61,7 @@ class PlainCheck:
 
     def __init__(self, suspicious: frozenset[str]) -> None:
         self._suspicious = suspicious
+        self._names_index = any(name.isdecimal() for name in suspicious)  # of a list, whose indexes are no names
         self._known: set[tuple[str, ...]] = set()
 
     def is_plain_object(self, tree: dict[str, Any], levels: int = MAX_DEPTH - 1) -> bool:
@@ -76,8 +77,11 @@ class PlainCheck:
             if kind is dict:
                 if not levels or not self.is_plain_object(value, levels - 1):
                     return False
-            elif (kind is tuple or kind is list) and levels and PLAIN_TYPES.issuperset(map(type, value)):
-                continue
+            elif kind is tuple or kind is list:
+                if self._names_index or not levels:
+                    return False
+                if not PLAIN_TYPES.issuperset(map(type, value)) and not self._is_plain_value(value, levels):
+                    return False
             elif not self._is_plain_value(value, levels):
                 return False
         return True

@@ -18,6 +18,7 @@ from policyengine.runtime.values import Invalid
 TOOL: dict[str, Any] = {"agent": {"id": "bot"}, "tool": {"server": "billing", "name": "add"}}
 OPTIONS = {"obligations_supported": ["redact", "audit"], "request_approval": True}
 REDACTION = Redaction(frozenset({("args", "card"), ("request", "headers", "x-id")}), (("args", "**", "token"),), b"k")
+INDEXED = Redaction.of(['args.cards["0"]', 'args.rows.*["1"]'])
 
 
 class SlowEncoder(LogLineEncoder):
@@ -30,7 +31,7 @@ class SlowEncoder(LogLineEncoder):
         return None
 
 
-@pytest.mark.parametrize("redaction", [Redaction(key=b"k"), REDACTION])
+@pytest.mark.parametrize("redaction", [Redaction(key=b"k"), REDACTION, INDEXED])
 @pytest.mark.parametrize(
     "question",
     [
@@ -41,6 +42,7 @@ class SlowEncoder(LogLineEncoder):
         {**TOOL, "pending": ["args"]},
         {**TOOL, "args": {"a": 1}, "pending": ["args.*", "agent.groups", "user.roles"]},
         {**TOOL, "args": {"a": {"b": 1}}, "pending": ["args.a.*"], "options": OPTIONS},
+        {**TOOL, "args": {"cards": ["1234", "b"], "rows": [["a", "5678"]]}, "pending": ["request.ip"]},
         {**TOOL, "args": {"password": "x", "card": "1234", "deep": {"token": "y"}}, "pending": ["request.ip"]},
         {**TOOL, "request": {"headers": {"X-Id": "1", "authorization": "Bearer x"}}, "pending": ["request.ip"]},
         {**TOOL, "args": {"a": Decimal("1.5"), "b": Decimal("100")}, "pending": ["request.ip"]},
@@ -54,6 +56,13 @@ class SlowEncoder(LogLineEncoder):
 def test_a_question_is_written_as_on_the_slow_path(question: dict[str, Any], redaction: Redaction) -> None:
     request = Request.from_mapping(question)
     assert LogLineEncoder(redaction).question(request) == SlowEncoder(redaction).question(request)
+
+
+def test_attack_secret_in_a_list_whose_index_is_redacted() -> None:
+    question = {**TOOL, "args": {"cards": ["1234", "b"], "rows": [["a", "5678"]]}}
+    line, _ = LogLineEncoder(INDEXED).question(Request.from_mapping(question))
+    assert b"1234" not in line
+    assert b"5678" not in line
 
 
 @pytest.mark.parametrize("redaction", [Redaction(key=b"k"), REDACTION])
