@@ -577,9 +577,18 @@ def test_a_request_that_was_answered_before_it_was_cancelled_frees_its_id() -> N
 def test_only_so_many_requests_without_an_answer_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(relay_requests, "MAX_ABANDONED", 2)
     table = RequestTable()
-    for id in (1, "1", 2):
+    for id in (1, "1", -1):
         table.abandon(id)
-    assert [table.is_free(id) for id in (1, "1", 2, 3)] == [True, False, False, True]
+    assert [table.is_free(id) for id in (1, "1", -1, -2)] == [True, False, False, True]
+
+
+def test_a_long_id_is_remembered_by_its_digest() -> None:
+    table, long = RequestTable(), "x" * 100_000
+    table.abandon(long)
+    assert sum(map(len, table._abandoned)) < 100  # type: ignore[arg-type]
+    assert not table.is_free(long)
+    table.take_answer(JSONRPCResponse(jsonrpc="2.0", id=long, result={}))
+    assert table.is_free(long)
 
 
 @ERAS

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
@@ -36,6 +37,7 @@ except ImportError as error:
 
 MAX_REQUESTS = 200  # of a session in progress; a connection that its client closes does not end its request
 MAX_ABANDONED = 10_000  # requests of a session that ended without an answer, and that the server may still answer
+MAX_SHORT_ID = 64  # characters
 
 
 class MessageReader(Protocol):
@@ -105,11 +107,11 @@ class RequestTable:
     def __init__(self) -> None:
         self.waiting: dict[RequestId, SentRequest] = {}
         self._held: dict[RequestId, anyio.CancelScope] = {}
-        self._abandoned: dict[int, None] = {}  # hashes of IDs, which may be long; oldest first
+        self._abandoned: dict[RequestId | bytes, None] = {}  # oldest first
 
     def is_free(self, id: RequestId) -> bool:
         """Return whether a request with this ID may begin."""
-        if id in self.waiting or id in self._held or (self._abandoned and hash(id) in self._abandoned):
+        if id in self.waiting or id in self._held or (self._abandoned and shorten_id(id) in self._abandoned):
             return False
         return len(self.waiting) < MAX_REQUESTS
 
@@ -122,12 +124,12 @@ class RequestTable:
     def _check_id(self, id: RequestId) -> None:
         if id in self.waiting or id in self._held:
             raise MCPError(INVALID_REQUEST, "another request in progress has this id")
-        if hash(id) in self._abandoned:
+        if shorten_id(id) in self._abandoned:
             raise MCPError(INVALID_REQUEST, "an earlier request with this id has no answer yet: use another id")
 
     def abandon(self, id: RequestId) -> None:
         """Note that a request sent upstream has ended without an answer."""
-        self._abandoned[hash(id)] = None
+        self._abandoned[shorten_id(id)] = None
         if len(self._abandoned) > MAX_ABANDONED:
             del self._abandoned[next(iter(self._abandoned))]
 
@@ -135,7 +137,7 @@ class RequestTable:
         """Accept the first answer to a request that waits; others are dropped."""
         if answer.id is None:
             return
-        self._abandoned.pop(hash(answer.id), None)
+        self._abandoned.pop(shorten_id(answer.id), None)
         waiting = self.waiting.get(answer.id)
         if waiting is not None:
             waiting.end(answer)
@@ -183,6 +185,13 @@ class RequestTable:
         """End all requests, because the upstream server has gone."""
         for waiting in list(self.waiting.values()):
             waiting.end(None)
+
+
+def shorten_id(id: RequestId) -> RequestId | bytes:
+    """Return an ID, or the digest of a long one, to remember it."""
+    if isinstance(id, int) or len(id) <= MAX_SHORT_ID:
+        return id
+    return sha256(id.encode("utf-8", "surrogatepass")).digest()
 
 
 def refuse_modern_request(request: JSONRPCRequest) -> None:
