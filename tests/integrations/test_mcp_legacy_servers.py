@@ -29,7 +29,7 @@ from policyengine.integrations.mcp.upstream import bounded_transport
 from policyengine.integrations.mcp.upstream.bounded_transport import bounded_streams
 from policyengine.integrations.mcp.upstream.calls import UpstreamCall
 from policyengine.integrations.mcp.upstream.server import McpUpstream
-from policyengine.integrations.mcp.upstream.session_pool import MAX_OWNER_SESSIONS, SessionPool
+from policyengine.integrations.mcp.upstream.session_pool import SessionPool
 from tests.integrations.conftest import BOT, Watched
 from tests.integrations.era_servers import envelope, in_process, raw
 from tests.integrations.scripted_http import HeardRequest, scripted
@@ -199,7 +199,7 @@ def test_attack_server_that_lets_the_gateway_repeat_a_call(message: str) -> None
     asyncio.run(work())
 
 
-def test_attack_server_that_forgets_every_session_is_not_asked_for_ever() -> None:
+def test_attack_server_that_forgets_every_session_gets_each_call_once() -> None:
     async def call(request: HeardRequest) -> None:
         await request.answer(404)
 
@@ -208,7 +208,7 @@ def test_attack_server_that_forgets_every_session_is_not_asked_for_ever() -> Non
             pool = SessionPool(McpUpstream(behind.url, {}, {}, 10.0), group)
             with pytest.raises(MCPError, match="has ended the session"):
                 await pool.exchange(UpstreamCall("tools/call", {"name": "add", "_meta": envelope()}, 1, ("alice",)))
-            assert len(behind.of("tools/call")) == MAX_OWNER_SESSIONS
+            assert len(behind.of("tools/call")) == 1
             assert not pool._open
             await pool.close()
             group.cancel_scope.cancel()

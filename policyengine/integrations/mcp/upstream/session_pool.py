@@ -154,12 +154,16 @@ class SessionPool:
             return self._park(parked.pooled, parked.exchange, parked.questions, call)
         for _ in range(MAX_OWNER_SESSIONS):
             pooled = await self._lease(call)
+            is_new = not pooled.used
             try:
                 return await self._ask(pooled, call)
             except MCPError as error:
                 if error.message != SESSION_ENDED or not pooled.session.is_forgotten:
                     raise
-            self._end(pooled)  # the server did not take the call, because it has started again
+            self._end(pooled)
+            if is_new:  # a server that forgets a session at once may have made the call
+                break
+            # Otherwise, the server did not take the call, because it has started again.
         raise MCPError(INTERNAL_ERROR, SESSION_ENDED)
 
     async def _ask(self, pooled: PooledSession, call: UpstreamCall) -> dict[str, Any]:
