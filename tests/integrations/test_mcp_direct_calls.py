@@ -36,6 +36,7 @@ from policyengine.integrations.mcp.upstream.stream_upstream import MAX_BACKLOG_B
 from policyengine.runtime.request import read_ordinary_request
 from policyengine.runtime.request_template import RequestTemplate
 from policyengine.stores.sqlite.store import SqliteStore
+from policyengine.tool_pins.pin_file import PinSet
 from tests.integrations.approving import CAROL, PEOPLE
 from tests.integrations.conftest import BOT, POLICY, Clock
 from tests.integrations.era_servers import envelope
@@ -127,6 +128,25 @@ def test_a_denied_call_is_decided_once_and_does_not_reach_the_server(engine: Eng
         assert session.engine.direct + session.engine.asked == 2
 
     run(engine, era, work)
+
+
+@ERAS
+def test_a_call_whose_question_cannot_be_built_is_not_lost(
+    clock: Clock, tmp_path: Path, era: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pins = ToolPins(pin_file(tmp_path, pins_of(tool("add"), server="billing")))
+
+    def fail() -> PinSet:
+        raise RuntimeError("broken")
+
+    async def main() -> None:
+        async with piped_session(Engine.from_text(POLICY, clock=clock), era, pins=pins, tools=[tool("add")]) as session:
+            await session.settle()
+            monkeypatch.setattr(pins, "read", fail)
+            await session.client.send(session.call(1))
+            assert (await session.client.receive())["error"]["code"] == INTERNAL_ERROR
+
+    asyncio.run(main())
 
 
 @ERAS

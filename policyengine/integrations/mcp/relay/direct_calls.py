@@ -217,6 +217,25 @@ class DirectDecider:
     def decide(self, params: dict[str, Any], size: int) -> CallDecision | None:
         """Decide a call, whose message has `size` bytes. Return None if the decision may wait or take long, or is not
         the usual one: then nothing was decided."""
+        try:
+            prepared = self._prepare(params)
+        except Exception:  # the line has not been handled: the way through tasks denies it, and says why
+            _LOG.debug("a call could not be decided directly", exc_info=True)
+            return None
+        if prepared is None or self._decide is None:
+            return None
+        facts, question, request = prepared
+        try:
+            decision = self._decide(request, size + self._size)
+        except Exception:
+            _LOG.exception("a decision failed and was denied")
+            decision = make_denial(DECISION_FAILED)
+        return None if decision is None else CallDecision(params, facts, question, decision)
+
+    def _prepare(
+        self, params: dict[str, Any]
+    ) -> tuple[Facts, Callable[[], dict[str, object]], dict[str, object] | Request] | None:
+        """Return the facts about the caller, the question, and what is decided; None if the call is not a usual one."""
         facts, name = self.facts(), params["name"]
         if facts is None or refuse_alias("tools/call", params) is not None:
             return None
@@ -225,13 +244,7 @@ class DirectDecider:
             return None
         request = self._fill_template(name, tool, facts, get_arguments(params))
         question = partial(self._question, params, tool, facts)
-        assert self._decide is not None
-        try:
-            decision = self._decide(with_options(question()) if request is None else request, size + self._size)
-        except Exception:
-            _LOG.exception("a decision failed and was denied")
-            decision = make_denial(DECISION_FAILED)
-        return None if decision is None else CallDecision(params, facts, question, decision)
+        return facts, question, with_options(question()) if request is None else request
 
     def _question(self, params: Mapping[str, Any], tool: ListedTool | None, facts: Facts) -> dict[str, object]:
         return with_tool_facts(build_mcp_question("tools/call", params, self._server, facts), tool)
