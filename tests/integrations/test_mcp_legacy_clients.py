@@ -485,6 +485,27 @@ def test_attack_client_whose_messages_cannot_be_sent(error: Exception) -> None:
     asyncio.run(work())
 
 
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_attack_client_that_leaves_before_its_answer_fills_the_log(is_stream: bool) -> None:
+    """The request was answered: an error would be logged as a denial, with two tracebacks."""
+
+    async def work() -> None:
+        sent: list[Any] = []
+
+        async def send(message: Any) -> None:
+            if len(sent) == 2 * is_stream:
+                raise RuntimeError("the handler is closed")
+            sent.append(message)
+
+        stream = ResponseStream(send)
+        if is_stream:
+            await stream.write(b"{}")
+        await stream.finish(b"{}")
+        assert (stream.is_finished, len(sent)) == (True, 2 * is_stream)
+
+    asyncio.run(work())
+
+
 def test_an_answer_whose_sending_was_cancelled_is_sent_again() -> None:
     async def work() -> None:
         call, has_room = HttpCall("POST", {}, b""), anyio.Event()

@@ -68,17 +68,25 @@ class ResponseStream:
                 _LOG.debug("a message could not be sent to its client: %r", error)
 
     async def finish(self, message: bytes, status: int = 200) -> None:
-        """Send the last message. `status` counts if it is the only one."""
+        """Send the last message. `status` counts if it is the only one. A client that has left raises no error, as in
+        `write`: the request was answered."""
         async with self._lock:
             if self.is_finished:
                 return
-            if self._is_stream:
-                await self._send({"type": "http.response.body", "body": format_event(message)})
+            try:
+                await self._send_last(message, status)
+            except Exception as error:
                 self.is_finished = True
-            else:
-                await self._start(status, (JSON_TYPE, (b"content-length", b"%d" % len(message)), *self.headers))
-                self.is_finished = True
-                await self._send({"type": "http.response.body", "body": message})
+                _LOG.debug("an answer could not be sent to its client: %r", error)
+
+    async def _send_last(self, message: bytes, status: int) -> None:
+        if self._is_stream:
+            await self._send({"type": "http.response.body", "body": format_event(message)})
+            self.is_finished = True
+        else:
+            await self._start(status, (JSON_TYPE, (b"content-length", b"%d" % len(message)), *self.headers))
+            self.is_finished = True
+            await self._send({"type": "http.response.body", "body": message})
 
     async def close(self) -> None:
         """End an event stream without a last message."""
