@@ -84,14 +84,19 @@ def test_attack_state_of_another_caller_whose_token_was_proved() -> None:
     assert len({NOBODY, mine, theirs}) == 3
 
 
+ALICES_BOT = ("agent=bot", "issuer=acme", "user=alice")
+
+
 @pytest.mark.parametrize(
     ("facts", "owner"),
     [
-        ({"agent": {"id": "bot", "issuer": "acme"}, "user": {"id": "alice"}}, ("bot", "acme", "alice")),
-        ({"agent": {"id": "bot"}, "credential": {"kind": "jwt"}}, ("bot",)),
+        ({"agent": {"id": "bot", "issuer": "acme"}, "user": {"id": "alice"}}, ALICES_BOT),
+        ({"agent": {"id": "bot"}, "credential": {"kind": "jwt"}}, ("agent=bot",)),
+        ({"agent": {"id": "x"}, "user": {"id": "y"}}, ("agent=x", "user=y")),
+        ({"agent": {"id": "x", "issuer": "y"}}, ("agent=x", "issuer=y")),
         ({"credentials": {"authorization": "Bearer made-up"}}, NOBODY),
         ({"agent": {"id": "bot"}, "credentials": {}}, NOBODY),
-        ({"credentials": PROVED}, ("bot", "acme", "alice")),
+        ({"credentials": PROVED}, ALICES_BOT),
         ({"credentials": CredentialRefusal(RefusalCode.EXPIRED)}, NOBODY),
         ({}, NOBODY),
         (None, NOBODY),

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from policyengine.integrations.mcp.elicitation import caller_identity, proved_facts
 
@@ -96,15 +96,23 @@ class SessionTable:
             self._told = now
 
 
+# By label, so that agent `x` of issuer `y` differs from agent `x` of user `y`.
+OWNER_LABELS: Final[Mapping[str, Mapping[str, str]]] = {
+    "agent": {"id": "agent", "issuer": "issuer"},
+    "user": {"id": "user", "issuer": "user issuer"},
+}
+
+
 def session_owner(facts: Mapping[str, object] | None) -> Owner:
     """Return the owner by the facts about the caller; credentials that prove nothing belong to no owner."""
     facts = proved_facts(facts or {})
     if not facts or "credentials" in facts:
         return NOBODY
-    agent, user = facts.get("agent"), facts.get("user")
-    names = [
-        str(one[key]) for one in (agent, user) if isinstance(one, Mapping) for key in ("id", "issuer") if key in one
-    ]
+    names = []
+    for fact, labels in OWNER_LABELS.items():
+        one = facts.get(fact)
+        if isinstance(one, Mapping):
+            names += [f"{label}={one[key]}" for key, label in labels.items() if key in one]
     return tuple(names) or NOBODY
 
 
