@@ -189,7 +189,12 @@ class PolicyProgram:
                 if found is not None:
                     self.recent = endpoint, found
                     return found
+        latest, rules = self.recent
+        if latest is endpoint:
+            again: EndpointRules = rules
+            return again
         made: EndpointRules = self.make_rules(endpoint)
+        self.recent = endpoint, made
         return made
 
     def rules_at_again(self, endpoint: Endpoint) -> EndpointRules:
