@@ -137,7 +137,7 @@ def test_an_answer_arrives_as_a_stream_after_the_messages_that_belong_to_it() ->
             assert (await test.receive())["id"] == "q"
             await test.send({"id": "q", "result": {"roots": []}})
             assert (await test.receive())["result"] == {"content": []}
-            while len(test.session._connections._idle) < 2:  # that of the client's answer, and then that of the stream
+            while test.session._connections._finishing:  # the stream has not ended after its answer yet
                 await asyncio.sleep(0.001)
             assert test.behind.of("POST")[3].message["result"] == {"roots": []}
             used = test.behind.of("tools/call")[0].connection
