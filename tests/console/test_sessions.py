@@ -111,7 +111,7 @@ def test_a_sealed_value_opens_only_for_its_purpose_and_process() -> None:
     assert seal.open("login", sealed) == {"state": "s", "exp": "110"}
     assert seal.open("form", sealed) is None
     assert CookieSeal().open("login", sealed) is None
-    changed = ("A" if sealed[-2] != "A" else "B").join((sealed[:-2], sealed[-1]))
+    changed = ("A" if sealed[0] != "A" else "B") + sealed[1:]  # not the last character: some of its bits say nothing
     for other in (changed, sealed[:-4], "", "é", "====", None):
         assert seal.open("login", other) is None
 
