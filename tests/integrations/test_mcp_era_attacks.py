@@ -262,7 +262,7 @@ def test_the_refusal_of_an_oversized_body_says_that_the_connection_ends(place: P
         assert client.post(place.url, json=body, headers=modern_headers(body)).status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/", "/MCP", "/sse"])
+@pytest.mark.parametrize("path", ["/", "/MCP", "/mcp/", "/sse"])
 def test_another_path_names_the_endpoint(place: Place, path: str) -> None:
     answer = httpx.post(place.url.removesuffix("/mcp") + path, json=modern_body("tools/call", ADD), trust_env=False)
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, INVALID_REQUEST)

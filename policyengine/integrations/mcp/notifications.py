@@ -12,6 +12,7 @@ Notice: TypeAlias = Callable[[str], None]  # takes the method of a notification
 LISTEN = "subscriptions/listen"
 ACKNOWLEDGED = "notifications/subscriptions/acknowledged"
 CANCELLED = "notifications/cancelled"
+INITIALIZED = "notifications/initialized"
 PROGRESS = "notifications/progress"
 LOG_MESSAGE = "notifications/message"
 RESOURCE_UPDATED = "notifications/resources/updated"

@@ -134,6 +134,7 @@ class McpApplication(Starlette):
         super().__init__(
             routes=[Route(PATH, endpoint)], lifespan=endpoint.running, exception_handlers={404: answer_other_path}
         )
+        self.router.redirect_slashes = False  # a redirect of `/mcp/` would name the `Host` of the request, unchecked
         self._endpoint = endpoint
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

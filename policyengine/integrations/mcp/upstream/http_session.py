@@ -14,9 +14,11 @@ import anyio
 
 from policyengine.install_hints import install_command
 from policyengine.integrations.mcp.event_stream import EventParser, EventStreamError
+from policyengine.integrations.mcp.notifications import INITIALIZED
 from policyengine.integrations.mcp.relay.line_streams import encode_message
 from policyengine.integrations.mcp.relay.relay import UPSTREAM_GONE
 from policyengine.integrations.mcp.relay.request_tasks import RequestTasks
+from policyengine.integrations.mcp.relay.requests import cancelled_request
 from policyengine.integrations.mcp.upstream.answers import (
     EVENT_STREAM,
     JSON,
@@ -60,7 +62,6 @@ except ImportError as error:
     raise ImportError(f"the `mcp` SDK is not installed; {install_command('mcp')}") from error
 
 PassOn: TypeAlias = Callable[[Any], Awaitable[None]]
-CANCELLED, INITIALIZED = "notifications/cancelled", "notifications/initialized"
 MAX_EVENT_BYTES = 1024 * 1024  # of one event of the server's own messages
 MAX_IGNORED_BYTES = 64 * 1024  # of an answer to a notification
 NOT_ACCEPTABLE, UNAVAILABLE = 406, 503
@@ -369,7 +370,5 @@ class HttpSession:
 
 def cancelled_post(message: Any, posts: Mapping[RequestId, SessionPost]) -> SessionPost | None:
     """Return the request in progress that a notification cancels."""
-    if not isinstance(message, JSONRPCNotification) or message.method != CANCELLED:
-        return None
-    id = (message.params or {}).get("requestId")
-    return posts.get(id) if isinstance(id, str | int) and not isinstance(id, bool) else None
+    id = cancelled_request(message) if isinstance(message, JSONRPCNotification) else None
+    return None if id is None else posts.get(id)

@@ -27,7 +27,8 @@ from policyengine.integrations.mcp.eras import (
     to_legacy_result,
 )
 from policyengine.integrations.mcp.methods import METHOD_NOT_FOUND
-from policyengine.integrations.mcp.notifications import ACKNOWLEDGED, CANCELLED, LISTEN
+from policyengine.integrations.mcp.notifications import ACKNOWLEDGED, CANCELLED, INITIALIZED, LISTEN
+from policyengine.integrations.mcp.relay.requests import cancelled_request
 from policyengine.integrations.mcp.upstream.calls import UpstreamCall
 from policyengine.integrations.mcp.upstream.eras import ModernUpstream
 from policyengine.integrations.mcp.upstream.session_pool import GATEWAY_INFO
@@ -93,10 +94,11 @@ class LegacyBridge:
                 scope = self._calls[message.id] = anyio.CancelScope()
                 group.start_soon(self._answer, message, scope, group)
             case JSONRPCNotification(method=method) if method == CANCELLED:
-                scope_of = self._calls.get((message.params or {}).get("requestId", ""))
+                id = cancelled_request(message)
+                scope_of = None if id is None else self._calls.get(id)
                 if scope_of is not None:
                     scope_of.cancel()
-            case JSONRPCNotification(method="notifications/initialized"):
+            case JSONRPCNotification(method=method) if method == INITIALIZED:
                 self._listen_again(group)
             case JSONRPCResponse() | JSONRPCError():
                 question = None if message.id is None else self._questions.get(message.id)

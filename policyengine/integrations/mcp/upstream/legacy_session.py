@@ -18,7 +18,7 @@ from anyio.abc import TaskStatus
 from policyengine.install_hints import install_command
 from policyengine.integrations.mcp.eras import without_envelope
 from policyengine.integrations.mcp.methods import DENIED, METHOD_NOT_FOUND
-from policyengine.integrations.mcp.notifications import CANCELLED, Notice, ignore_method
+from policyengine.integrations.mcp.notifications import CANCELLED, INITIALIZED, Notice, ignore_method
 from policyengine.integrations.mcp.relay.relay import UPSTREAM_GONE
 from policyengine.integrations.mcp.upstream.calls import UpstreamCall
 from policyengine.integrations.mcp.upstream.http_session import HttpSession
@@ -165,7 +165,7 @@ class LegacySession:
         if version not in HANDSHAKE_PROTOCOL_VERSIONS:
             raise MCPError(INTERNAL_ERROR, "the upstream server speaks no version of MCP that the gateway speaks")
         self.info, self._version = info, str(version)
-        await self._send(JSONRPCNotification(jsonrpc="2.0", method="notifications/initialized"))
+        await self._send(JSONRPCNotification(jsonrpc="2.0", method=INITIALIZED))
 
     async def ask(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
         """Return the result of a request of the gateway itself. Raises MCPError."""
