@@ -408,8 +408,7 @@ def test_the_built_image_runs_unprivileged_and_read_only(shared: str) -> None:
 
 
 def test_the_sample_upstream_prints_each_request_at_once() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, str(CHECKOUT / "deploy" / "upstream.py"), str(port)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as upstream:
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.ports import free_port
 
 WHEELS = Path(__file__).parents[2] / ".venv-tools"
 INSTALL = "make tools"
@@ -50,8 +51,7 @@ def binary() -> str:
 @contextmanager
 def open_bao(folder: Path) -> Iterator[OpenBao]:
     hvac = pytest.importorskip("hvac")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     command = [binary(), "server", "-dev", "-dev-no-store-token", f"-dev-root-token-id={ROOT_TOKEN}"]
     with (folder / "bao.log").open("w") as log:
         process = subprocess.Popen(

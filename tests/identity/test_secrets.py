@@ -24,6 +24,7 @@ from policyengine.identity.secret_reader import MAX_SECRET_BYTES, Secret, Secret
 from tests.identity.openbao import ROOT_TOKEN, OpenBao
 from tests.identity.providing import Faulty, drips_body, faulty
 from tests.identity.test_fetching import over_tls
+from tests.ports import free_port
 
 PASTED = "hunter2-correct-horse"
 NOW = 1_800_000_000
@@ -210,14 +211,8 @@ def test_an_openbao_error_names_the_cause_without_quoting_secrets(
     assert token not in str(found.value)
 
 
-def closed_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-        return port
-
-
 def test_an_unreachable_openbao_at_startup_is_an_error():
-    address = f"http://127.0.0.1:{closed_port()}"
+    address = f"http://127.0.0.1:{free_port()}"
     with pytest.raises(IdentityConfigError, match=f"OpenBao at `{address}` does not answer"):
         secrets_in(address).read("bao:secret/app#x", NOW)
 
@@ -227,7 +222,7 @@ def test_an_openbao_secret_survives_an_outage_until_it_is_stale(openbao: OpenBao
     secrets = secrets_in(openbao.address, refresh="1m", stale="1h")
     assert secrets.read("bao:secret/app/kept#x", NOW) == Secret("kept")
     assert isinstance(secrets.bao, OpenBaoClient)
-    secrets.bao.settings = settings(f"http://127.0.0.1:{closed_port()}", refresh="1m", stale="1h")
+    secrets.bao.settings = settings(f"http://127.0.0.1:{free_port()}", refresh="1m", stale="1h")
     with caplog.at_level(logging.WARNING, "policyengine"):
         for later in (60, 61, 60 + RETRY_SECONDS, 3_600):
             assert secrets.read("bao:secret/app/kept#x", NOW + later) == Secret("kept")

@@ -9,7 +9,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +25,7 @@ from policyengine.cli import main
 from tests import forking
 from tests.integrations.conftest import POLICY
 from tests.ports import free_port
+from tests.processes import is_running, wait_until
 
 SERVER = """
 from mcp.server import MCPServer
@@ -258,21 +258,6 @@ def test_a_killed_gateway_ends_an_upstream_that_hangs_and_has_logged_every_answe
 def call(id: int, tool: str, arguments: dict[str, int]) -> str:
     params = {"name": tool, "arguments": arguments}
     return json.dumps({"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": params})
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def is_running(process: int) -> bool:
-    try:
-        state = Path(f"/proc/{process}/stat").read_text()
-    except OSError:
-        return False
-    return state.rpartition(")")[2].split()[0] not in ("Z", "X")
 
 
 # ── What is told at the start ─────────────────────────────────────────────────────────────────

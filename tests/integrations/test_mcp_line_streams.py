@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -16,6 +15,7 @@ from mcp_types import JSONRPCNotification, JSONRPCRequest
 from policyengine.integrations.mcp.relay import line_streams
 from policyengine.integrations.mcp.relay.line_streams import LineReader, LineWriter, OversizedLineError, command_streams
 from policyengine.integrations.mcp.unambiguous_messages import get_raw_message
+from tests.processes import is_running, wait_until
 
 PING = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
 
@@ -132,13 +132,4 @@ def test_a_command_that_does_not_end_is_killed_with_its_children(monkeypatch: py
 
     pids = asyncio.run(asyncio.wait_for(work(), 20))
     assert len(set(pids)) == 2
-    for pid in pids:
-        assert not is_running(pid)
-
-
-def is_running(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state not in "ZX"
+    wait_until(lambda: not any(is_running(pid) for pid in pids))

@@ -17,9 +17,12 @@ from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Any
 
+from tests.ports import free_port
+
 ROOT = Path(__file__).parents[2]
 SERVERS = Path(__file__).with_name("servers")
-PATIENCE = 30.0  # seconds for a server to start on a loaded machine
+PATIENCE = 60.0  # seconds for a server to start on a loaded machine
+STOP_SECONDS = 10.0
 MODULES = ROOT / ".npm-readers" / "node_modules"
 PYTHON = ROOT / ".venv-readers" / "bin" / "python"
 GO = ROOT / ".go-readers" / "reader"
@@ -149,8 +152,7 @@ def read(tagged: Any) -> Any:
 
 @contextmanager
 def running(framework: Framework) -> Iterator[Running]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = int(free.getsockname()[1])
+    port = free_port()
     command = [one.format(port=port) for one in framework.command]
     with subprocess.Popen(
         command, cwd=SERVERS, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
@@ -178,6 +180,10 @@ def wait_for(one: Running) -> None:
 
 
 def stop(process: subprocess.Popen[str]) -> None:
-    """Stop it and its child processes: `go run` is not the server itself."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
+    """Stop it and its child processes: `go run` is not the server itself. A server that misses SIGTERM is killed."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_SECONDS)
+            return
