@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from functools import cache
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
@@ -204,14 +205,25 @@ def _invoke(arguments: list[str]) -> int | None:
     following = next(iter(arguments[words:]), "--")
     is_group = wanted in GROUPS and (following in ("--help", "-h") or not following.startswith("-"))
     if wanted in COMMANDS and not is_group:
-        app, name, rest = build_application([wanted], alone=True), f"policyengine {wanted}", arguments[words:]
+        command, name, rest = build_command(COMMANDS[wanted], wanted), f"policyengine {wanted}", arguments[words:]
     else:
-        app, name, rest = build_application(COMMANDS, alone=False), "policyengine", arguments
-    command = get_command(app)
-    if arguments[:1]:
-        apply_settings(command, arguments[0])
+        command, name, rest = build_program(), "policyengine", arguments
     code: int | None = command.main(args=rest, prog_name=name, standalone_mode=False)
     return code
+
+
+@cache
+def build_command(function: Callable[..., int], name: str) -> Any:
+    """Return the parser of a command, with its settings. A process builds it once for each function of the command."""
+    command = get_command(build_application([name], alone=True))
+    apply_settings(command, name)
+    return command
+
+
+@cache
+def build_program() -> Any:
+    """Return the parser of the whole program, which lists the commands and describes their groups."""
+    return get_command(build_application(COMMANDS, alone=False))
 
 
 def apply_settings(command: Any, name: str) -> None:

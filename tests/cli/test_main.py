@@ -119,7 +119,7 @@ def break_with(monkeypatch, error):
     def broken():
         raise error
 
-    monkeypatch.setattr(app, "get_command", lambda _: type("Broken", (), {"main": lambda *_, **__: broken()}))
+    monkeypatch.setattr(app, "build_command", lambda *_: type("Broken", (), {"main": lambda *_, **__: broken()}))
 
 
 @pytest.mark.parametrize("error", [KeyError("x"), RecursionError("too deep"), MemoryError(), AssertionError()])
