@@ -29,8 +29,8 @@ LARGEST_REMEMBERED = 30_000  # characters; tests of large policies measure how l
 Compiled = tuple[Any, tuple[Any, ...]]
 
 # No deadlines: on two shared cores they measure other processes. `make test-deep` tries more examples.
-settings.register_profile("local", deadline=None, max_examples=20)
-settings.register_profile("ci", deadline=None, max_examples=20, derandomize=True, print_blob=True)
+settings.register_profile("local", deadline=None, max_examples=12)
+settings.register_profile("ci", deadline=None, max_examples=12, derandomize=True, print_blob=True)
 settings.register_profile("thorough", deadline=None, max_examples=100, print_blob=True)
 settings.register_profile("deep", deadline=None, max_examples=3_000, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if IN_CI else "local"))

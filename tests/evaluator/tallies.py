@@ -23,12 +23,12 @@ class Share(NamedTuple):
 SHARES: dict[str, tuple[int, int, int]] = {
     "anything": (1, 40, 80),
     "chains": (1, 15, 85),
-    "bindings": (1, 15, 85),
-    "credentials": (1, 38, 60),
+    "bindings": (1, 8, 160),
+    "credentials": (1, 19, 120),
     "elements": (1, 20, 80),
-    "history": (1, 38, 60),
-    "learned": (1, 50, 50),
-    "payments": (1, 40, 40),
+    "history": (1, 19, 120),
+    "learned": (1, 25, 100),
+    "payments": (1, 20, 80),
 }
 FIRST_SEED = 500
 # The same for `make test-deep`: a million questions.
