@@ -106,7 +106,10 @@ if TYPE_CHECKING:
 
 CALLER_MEMBERS = ("agent", "issuer", "user", "scopes")
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-STOP_SECONDS = 2.0  # maximum seconds for a shutdown, because event streams of clients do not end on their own
+STOP_SECONDS = 2.0  # maximum seconds for the requests in progress when the gateway stops
+PAUSE_SECONDS = (
+    0.1  # seconds without a message after which a stopping gateway closes a connection, and without one ends
+)
 
 
 def mcp_gateway(
@@ -342,7 +345,7 @@ def run_gateway(
     """Run until the client on stdio disconnects, or until a signal stops the gateway."""
     import anyio
 
-    from policyengine.gc_freeze import freeze_startup
+    from policyengine.gc_freeze import freeze_at_exit, freeze_startup
     from policyengine.integrations.mcp.confirm_handler import ConfirmHandler, ConfirmOptions
     from policyengine.integrations.mcp.gateway import McpGateway, identify_by_headers, parse_caller_facts
     from policyengine.integrations.mcp.sdk import always, by_credentials
@@ -360,6 +363,7 @@ def run_gateway(
     confirms = ConfirmHandler(engine, ConfirmOptions(front.wait_for_approval, front.elicit, front.approval_pages))
     gateway = McpGateway(engine, front.server, who, behind, confirms, pins=front.pins)
     note_pins(front.server, front.pins, held.current.kernel)
+    freeze_at_exit()
     if front.port is None:
         freeze_startup()
         anyio.run(gateway.over_stdio, backend_options={"use_uvloop": find_spec("uvloop") is not None})
@@ -390,14 +394,17 @@ def serve_http(gateway: McpGateway, front: GatewayOptions, held: ReloadableEngin
     from policyengine.server.status_server import StatusServer, bind_metrics_port
     from policyengine.server.workers.board import WorkerBoard
 
+    drain = Drain(STOP_SECONDS, quiet_seconds=PAUSE_SECONDS, silent_seconds=PAUSE_SECONDS)
     try:
-        app: ASGIApp = http_app(gateway, front.allowed_hosts, front.public_url)
+        application = http_app(gateway, front.allowed_hosts, front.public_url)
+        drain.follow(application.endpoint.end_listening, application.endpoint.end_requests)
+        app: ASGIApp = application
         if front.verified:
             app = ResourceServer(
                 app, gateway.decides, server=front.server, public_url=front.public_url,
                 allowed_hosts=front.allowed_hosts, initial_scopes=front.initial_scopes,
             )  # fmt: skip
-        api = build_app(held, tally=tally, drain=Drain(STOP_SECONDS), allowed_hosts=front.allowed_hosts).api
+        api = build_app(held, tally=tally, drain=drain, allowed_hosts=front.allowed_hosts).api
     except AllowedHostError as error:
         raise CommandError("usage", error.message, error.hint, code=2) from None
 

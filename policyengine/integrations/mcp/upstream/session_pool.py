@@ -38,7 +38,7 @@ from policyengine.integrations.mcp.notifications import (
     Notice,
     ignore_method,
 )
-from policyengine.integrations.mcp.upstream.calls import UpstreamCall, question_of
+from policyengine.integrations.mcp.upstream.calls import UpstreamCall, question_of, subscription_end
 from policyengine.integrations.mcp.upstream.http_session import SESSION_ENDED
 from policyengine.integrations.mcp.upstream.legacy_session import MAX_QUESTIONS, LegacySession, SessionExchange
 from policyengine.integrations.mcp.upstream.server import McpUpstream
@@ -276,7 +276,7 @@ class SessionPool:
                     if wants(honored, method, params):
                         await call.notify(method, {**params, "_meta": {**read_meta(params), **meta}})
                 await session.refuse(exchange.questions)
-            return {"resultType": "complete", "_meta": meta}
+            return subscription_end(call.id)
         finally:
             self._end(pooled)
 
