@@ -43,6 +43,7 @@ from policyengine.cli.options.mcp_gateway import (
     GatewayUrl,
     HttpPort,
     InitialScopes,
+    UpstreamProtocolOption,
 )
 from policyengine.cli.options.observe import ObserveOptions
 from policyengine.cli.options.serve import (
@@ -93,6 +94,7 @@ from policyengine.cli.upstream_setup import (
 from policyengine.control_characters import one_line
 from policyengine.integrations.mcp.elicit_modes import ElicitMode
 from policyengine.integrations.mcp.unreviewed_tools import UnreviewedTools
+from policyengine.integrations.mcp.upstream_protocols import UpstreamProtocol
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -130,6 +132,7 @@ def mcp_gateway(
     approval_pages: ApprovalPages = None,
     env: PassedVariables = None,
     token_file: UpstreamToken = None,
+    upstream_protocol: UpstreamProtocolOption = UpstreamProtocol.AUTO,
     pins: PinFileOption = None,
     unreviewed: UnreviewedOption = UnreviewedTools.DENY,
     log: LogFile = None,
@@ -180,7 +183,7 @@ def mcp_gateway(
     front = GatewayOptions(
         upstream, server, *words, identity_file is not None, host, port, timeout, allowed_host or (),
         check_public_url(public_url), wait_for_approval, elicit, approval_pages, metrics_port, initial_scope or (),
-        open_pins(paths, pins, unreviewed),
+        open_pins(paths, pins, unreviewed), upstream_protocol,
     )  # fmt: skip
     check_options(front)
     if port is None and any(sink.startswith("stdout:") for sink in log_sink or ()):
@@ -223,6 +226,7 @@ class GatewayOptions:
     metrics_port: int | None = None
     initial_scopes: Sequence[str] = ()
     pins: ToolPins | None = None
+    protocol: UpstreamProtocol = UpstreamProtocol.AUTO
 
 
 def check_options(front: GatewayOptions) -> None:
@@ -354,7 +358,7 @@ def run_gateway(
     from policyengine.server.telemetry.process_metrics import rule_names
     from policyengine.server.telemetry.shared_counters import ServerCounters
 
-    behind = McpUpstream(front.upstream, token, environment, front.timeout)
+    behind = McpUpstream(front.upstream, token, environment, front.timeout, front.protocol)
     by_header = identify_by_headers(front.headers, lambda found: parse_caller_facts({**front.said, **found}))
     said = by_header if front.headers else always(parse_caller_facts(front.said))
     who = by_credentials(front.public_url) if front.verified else said
