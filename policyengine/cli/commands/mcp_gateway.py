@@ -43,6 +43,7 @@ from policyengine.cli.options.mcp_gateway import (
     GatewayUrl,
     HttpPort,
     InitialScopes,
+    MaxSessions,
     UpstreamProtocolOption,
 )
 from policyengine.cli.options.observe import ObserveOptions
@@ -133,6 +134,7 @@ def mcp_gateway(
     env: PassedVariables = None,
     token_file: UpstreamToken = None,
     upstream_protocol: UpstreamProtocolOption = UpstreamProtocol.AUTO,
+    max_sessions: MaxSessions = 100,
     pins: PinFileOption = None,
     unreviewed: UnreviewedOption = UnreviewedTools.DENY,
     log: LogFile = None,
@@ -183,7 +185,7 @@ def mcp_gateway(
     front = GatewayOptions(
         upstream, server, *words, identity_file is not None, host, port, timeout, allowed_host or (),
         check_public_url(public_url), wait_for_approval, elicit, approval_pages, metrics_port, initial_scope or (),
-        open_pins(paths, pins, unreviewed), upstream_protocol,
+        open_pins(paths, pins, unreviewed), upstream_protocol, max_sessions,
     )  # fmt: skip
     check_options(front)
     if port is None and any(sink.startswith("stdout:") for sink in log_sink or ()):
@@ -227,6 +229,7 @@ class GatewayOptions:
     initial_scopes: Sequence[str] = ()
     pins: ToolPins | None = None
     protocol: UpstreamProtocol = UpstreamProtocol.AUTO
+    max_sessions: int = 100
 
 
 def check_options(front: GatewayOptions) -> None:
@@ -358,7 +361,7 @@ def run_gateway(
     from policyengine.server.telemetry.process_metrics import rule_names
     from policyengine.server.telemetry.shared_counters import ServerCounters
 
-    behind = McpUpstream(front.upstream, token, environment, front.timeout, front.protocol)
+    behind = McpUpstream(front.upstream, token, environment, front.timeout, front.protocol, front.max_sessions)
     by_header = identify_by_headers(front.headers, lambda found: parse_caller_facts({**front.said, **found}))
     said = by_header if front.headers else always(parse_caller_facts(front.said))
     who = by_credentials(front.public_url) if front.verified else said

@@ -61,6 +61,16 @@ UpstreamProtocolOption: TypeAlias = Annotated[
         "earlier ones (legacy).",
     ),
 ]
+MaxSessions: TypeAlias = Annotated[
+    int,
+    typer.Option(
+        "--max-sessions",
+        metavar="N",
+        min=2,
+        max=10_000,
+        help="Sessions of legacy clients and, for modern clients, sessions with a legacy server.",
+    ),
+]
 AnswerSeconds: TypeAlias = Annotated[
     float, typer.Option("--timeout", min=0.1, max=3600, help="Seconds to wait for a response from the server.")
 ]

@@ -500,6 +500,9 @@ class McpGatewaySettings(CommandSection):
     upstream_token_file: t.File | None = setting(
         "none", "file with the bearer token for the server", option="token_file", must_exist=True
     )
+    max_sessions: t.SessionCount | None = setting(
+        "100", "sessions of legacy clients, and sessions with a legacy server for modern clients"
+    )
     upstream_protocol: UpstreamVersions | None = setting(
         "auto", "`modern` or `legacy`: use a server of both only by requests of 2026-07-28, or only in sessions"
     )

@@ -68,7 +68,7 @@ class McpEndpoint:
 
     def __init__(self, gateway: McpGateway, hosts: AllowedHosts) -> None:
         self._gateway, self._hosts = gateway, hosts
-        self._open = SessionTable()
+        self._open = SessionTable(gateway.upstream.max_sessions)
         self._stateless: StatelessEndpoint | None = None
         self._sessions: SessionEndpoint | None = None
         self._warnings = LogThrottle.every(60)

@@ -47,6 +47,7 @@ except ImportError as error:
     raise ImportError(f"the `mcp` SDK is not installed; {install_command('mcp')}") from error
 
 WATCH_SECONDS = 0.02  # until the gateway looks whether a client has left
+BUSY_STATUS = {"caller_busy": 429, "sessions_busy": 503}  # by the kinds of errors
 STOPPED = "the gateway has stopped before the request was answered"
 NOT_A_REQUEST = "the body must be one JSON-RPC request or notification"
 
@@ -177,7 +178,11 @@ def error_refusal(error: ErrorData, id: RequestId | None) -> HttpRefusal:
 
 
 def answer_status(found: dict[str, Any] | ErrorData) -> int:
-    return ERROR_CODE_HTTP_STATUS.get(found.code, 200) if isinstance(found, ErrorData) else 200
+    if not isinstance(found, ErrorData):
+        return 200
+    kind = found.data.get("kind") if isinstance(found.data, Mapping) else None
+    busy = BUSY_STATUS.get(kind) if isinstance(kind, str) else None
+    return ERROR_CODE_HTTP_STATUS.get(found.code, 200) if busy is None else busy
 
 
 def answer_document(id: RequestId, found: dict[str, Any] | ErrorData) -> dict[str, Any]:

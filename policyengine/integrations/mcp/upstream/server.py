@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import anyio
 
 from policyengine.install_hints import install_command
+from policyengine.integrations.mcp.clients.sessions import MAX_SESSIONS
 from policyengine.integrations.mcp.relay.line_streams import command_streams
 from policyengine.integrations.mcp.upstream.http_session import HttpSession
 from policyengine.integrations.mcp.upstream.linked_command import link_command
@@ -30,7 +31,8 @@ MAX_ANSWER_BYTES = 16 * 1024 * 1024  # of one answer, with the notifications bef
 @dataclass(frozen=True, slots=True)
 class McpUpstream:
     """The upstream server: a URL or a command line. `headers` and `environment` are all that the gateway passes to it.
-    `limit` is the number of seconds to wait for an answer, `protocol` the versions in which the server is used.
+    `limit` is the number of seconds to wait for an answer, `protocol` the versions in which the server is used, and
+    `max_sessions` the number of sessions of all callers.
     """
 
     target: str
@@ -38,6 +40,7 @@ class McpUpstream:
     environment: Mapping[str, str]
     limit: float
     protocol: UpstreamProtocol = UpstreamProtocol.AUTO
+    max_sessions: int = MAX_SESSIONS
 
     @property
     def is_url(self) -> bool:
