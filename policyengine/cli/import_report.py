@@ -71,7 +71,7 @@ def _read(folder: Path, wanted: ImportOptions) -> Api:
     if None not in (before, wanted.name) and before != wanted.name:
         hint = (
             f"omit `--name` to update `{before}`, or import `{wanted.name}` into another folder; if the server was "
-            f"renamed, first replace `TOOL {before}/` by `TOOL {wanted.name}/` in the policies and in `{MANIFEST_FILE}`"
+            f"renamed, first replace the name `{before}` in the policies and in `{MANIFEST_FILE}`"
         )
         message = f"the server `{before}` was imported here, but `--name` says `{wanted.name}`"
         raise ApiImportError(message, f"`{folder.as_posix()}`", hint)
