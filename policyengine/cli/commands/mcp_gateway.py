@@ -110,9 +110,7 @@ if TYPE_CHECKING:
 CALLER_MEMBERS = ("agent", "issuer", "user", "scopes")
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 STOP_SECONDS = 2.0  # maximum seconds for the requests in progress when the gateway stops
-PAUSE_SECONDS = (
-    0.1  # seconds without a message after which a stopping gateway closes a connection, and without one ends
-)
+PAUSE_SECONDS = 0.1  # seconds without a message after which a stopping gateway closes a connection and ends
 
 
 def mcp_gateway(
