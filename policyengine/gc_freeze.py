@@ -7,6 +7,7 @@ rules. Only processes that serve use `freeze_startup`; an application that embed
 
 from __future__ import annotations
 
+import atexit
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,6 +47,11 @@ def unfreeze() -> None:
     """Let collections visit all objects again."""
     _watch_collections(False)
     gc.unfreeze()
+
+
+def freeze_at_exit() -> None:
+    """Let the interpreter exit without a last collection, which visits all objects and can take more than a second."""
+    atexit.register(gc.freeze)
 
 
 @contextmanager

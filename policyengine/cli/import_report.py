@@ -20,6 +20,7 @@ from policyengine.importers import (
     read_openapi,
     read_tools,
 )
+from policyengine.importers.manifest import MANIFEST_FILE
 from policyengine.importers.offers_writer import count_offers
 from policyengine.plurals import pluralize
 
@@ -66,7 +67,15 @@ def _check_options(wanted: ImportOptions) -> None:
 def _read(folder: Path, wanted: ImportOptions) -> Api:
     if wanted.openapi is not None:
         return read_openapi(wanted.openapi, wanted.base_path)
-    return read_tools(wanted.mcp or "", wanted.name or previous_server(folder))
+    before = previous_server(folder)
+    if None not in (before, wanted.name) and before != wanted.name:
+        hint = (
+            f"omit `--name` to update `{before}`, or import `{wanted.name}` into another folder; if the server was "
+            f"renamed, first replace the name `{before}` in the policies and in `{MANIFEST_FILE}`"
+        )
+        message = f"the server `{before}` was imported here, but `--name` says `{wanted.name}`"
+        raise ApiImportError(message, f"`{folder.as_posix()}`", hint)
+    return read_tools(wanted.mcp or "", wanted.name or before)
 
 
 def _command(folder: Path, wanted: ImportOptions) -> str:

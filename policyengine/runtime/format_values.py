@@ -25,7 +25,7 @@ def format_value(value: object) -> str:
         return str(value)
     match value:
         case Unknown():
-            return "(unknown)"
+            return "(absent)" if value.absent else "(unknown)"
         case bool():
             return "true" if value else "false"
         case int() | Decimal():

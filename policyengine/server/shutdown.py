@@ -28,12 +28,21 @@ EXIT_MESSAGE = "ended while threads were working: their answers are lost"
 
 class Drain:
     """The state of a shutdown. `begun` is the time of its start, or None; `delay` is the minimum time in seconds during
-    which new connections are accepted."""
+    which new connections are accepted; `quiet_seconds` and `silent_seconds` stand for the constants of these names."""
 
     def __init__(
-        self, seconds: float = DRAIN_SECONDS, delay: float = 0.0, clock: Callable[[], float] = monotonic
+        self,
+        seconds: float = DRAIN_SECONDS,
+        delay: float = 0.0,
+        clock: Callable[[], float] = monotonic,
+        *,
+        quiet_seconds: float = QUIET_SECONDS,
+        silent_seconds: float = SILENT_SECONDS,
     ) -> None:
         self.seconds, self.delay, self._clock = seconds, delay, clock
+        self._quiet_seconds, self._silent_seconds = quiet_seconds, silent_seconds
+        self._at_begin: list[Callable[[], None]] = []
+        self._at_end: list[Callable[[], None]] = []
         self.begun: float | None = None
         self._refusing: float | None = None  # the time since which new connections are refused
         # For each connection, the time when it last began to send, and the time since which it has been silent.
@@ -44,6 +53,22 @@ class Drain:
     def begin(self) -> None:
         if self.begun is None:
             self.begun = self._clock()
+
+    def follow(self, begin: Callable[[], None], end: Callable[[], None]) -> None:
+        """Register functions for the event loop of the server: `begin` is called soon after the shutdown has begun,
+        `end` when its time is over and requests are unanswered."""
+        self._at_begin.append(begin)
+        self._at_end.append(end)
+
+    def announce_begin(self) -> None:
+        """Call the functions for the begin, once. The caller is not a signal handler, which could interrupt them."""
+        while self._at_begin:
+            self._at_begin.pop(0)()
+
+    def announce_end(self) -> None:
+        """Call the functions for the end, once."""
+        while self._at_end:
+            self._at_end.pop(0)()
 
     @property
     def passed(self) -> float:
@@ -70,7 +95,7 @@ class Drain:
         now = self._clock()
         if connections or answered != self._answered:
             self._busy, self._answered = now, answered
-        waits = self._busy is not None and now - self._busy < QUIET_SECONDS
+        waits = self._busy is not None and now - self._busy < self._quiet_seconds
         return not waits and self.passed >= self.delay
 
     def refuse(self) -> bool:
@@ -97,7 +122,7 @@ class Drain:
             silent[connection] = (
                 known if known is not None and known[0] == connection.began else (connection.began, now)
             )
-            if now - silent[connection][1] < SILENT_SECONDS or connection.has_unread_bytes:
+            if now - silent[connection][1] < self._silent_seconds or connection.has_unread_bytes:
                 continue
             if connection.stage is ConnectionStage.HEAD:
                 connection.drop(CloseReason.HEAD)

@@ -131,3 +131,16 @@ def test_a_later_import_keeps_the_server_name_of_the_first_one(run, tmp_path):
     run("init", "desk", "--mcp", "tools.json", "--name", "desk")
     assert run("init", "desk", "--mcp", "tools.json", "--check").out == "no differences\n"
     assert "TOOL desk/look" in (tmp_path / "desk/tools/tools.policy").read_text()
+
+
+@pytest.mark.parametrize("options", [[], ["--check"]])
+def test_a_later_import_under_another_server_name_is_refused_before_the_server_is_asked(run, tmp_path, options):
+    (tmp_path / "tools.json").write_text('{"tools": [{"name": "look"}]}')
+    run("init", "desk", "--mcp", "tools.json", "--name", "desk")
+    files = {file: file.read_bytes() for file in (tmp_path / "desk").rglob("*") if file.is_file()}
+    ended = run("init", "desk", "--mcp", "no-such-server", "--name", "other", *options)
+    assert (ended.code, ended.out) == (1, "")
+    assert "error: `desk`: the server `desk` was imported here, but `--name` says `other`" in ended.err
+    assert "omit `--name` to update `desk`, or import `other` into another folder" in ended.err
+    assert {file: file.read_bytes() for file in (tmp_path / "desk").rglob("*") if file.is_file()} == files
+    assert run("init", "desk", "--mcp", "tools.json", "--name", "desk").code == 0

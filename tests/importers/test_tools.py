@@ -178,7 +178,7 @@ def test_an_approval_of_a_tool_call_does_not_allow_another_call(tmp_path):
         })  # fmt: skip
 
     asked = called({"path": "/tmp/x"})
-    assert (str(asked.outcome), asked.reasons[0].message) == ("confirm", 'delete_file: path "/tmp/x", force (unknown)')
+    assert (str(asked.outcome), asked.reasons[0].message) == ("confirm", 'delete_file: path "/tmp/x", force (absent)')
     granted = {"id": "a", "by": "alice", "granted_at": NOW.isoformat(), "binding": asked.remedies[0].binding}
     for args in ({"path": "/etc/passwd"}, {"path": "/tmp/x", "force": True}, {"path": "/tmp/x", "more": "/etc"}):
         assert str(called(args, granted).outcome) == "confirm"

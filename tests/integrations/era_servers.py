@@ -25,6 +25,7 @@ from policyengine.integrations.mcp.confirm_handler import ConfirmHandler
 from policyengine.integrations.mcp.gateway import McpGateway
 from policyengine.integrations.mcp.sdk import always
 from policyengine.integrations.mcp.upstream.server import McpUpstream
+from policyengine.integrations.mcp.upstream_protocols import UpstreamProtocol
 from tests.integrations.conftest import BOT
 
 MODERN = "2026-07-28"
@@ -252,9 +253,14 @@ class InProcessUpstream(McpUpstream):
 
 
 def gateway_of(
-    decides: Any, behind: EraServer, identify: Any = None, confirms: ConfirmHandler | None = None, limit: float = 20
+    decides: Any,
+    behind: EraServer,
+    identify: Any = None,
+    confirms: ConfirmHandler | None = None,
+    limit: float = 20,
+    protocol: UpstreamProtocol = UpstreamProtocol.AUTO,
 ) -> McpGateway:
-    upstream = InProcessUpstream("memory", {}, {}, limit)
+    upstream = InProcessUpstream("memory", {}, {}, limit, protocol)
     object.__setattr__(upstream, "behind", behind)
     return McpGateway(decides, "billing", identify or always(BOT), upstream, confirms)
 

@@ -18,6 +18,7 @@ from policyengine.integrations.mcp.gateway import McpGateway
 from policyengine.integrations.mcp.pinned_tools import ToolPins
 from policyengine.integrations.mcp.relay.line_streams import LineReader, LineWriter, open_pipes
 from policyengine.integrations.mcp.sdk import always
+from policyengine.integrations.mcp.upstream_protocols import UpstreamProtocol
 from policyengine.reload.integration_engine import LiveEngine
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.request import Request
@@ -99,6 +100,8 @@ class PipedServer:
 
     limit: float = 20.0
     is_url: bool = False
+    protocol: UpstreamProtocol = UpstreamProtocol.AUTO
+    max_sessions: int = 100
     end: Any = None
     connected: anyio.Event = field(default_factory=anyio.Event)
 

@@ -26,7 +26,7 @@ from policyengine.integrations.mcp.clients.sessions import NOBODY, isolated_owne
 from policyengine.integrations.mcp.gateway import McpGateway, http_app, identify_by_headers, parse_caller_facts
 from policyengine.integrations.mcp.methods import DENIED, METHOD_NOT_FOUND
 from policyengine.integrations.mcp.sdk import always
-from policyengine.integrations.mcp.upstream import http_upstream, session_pool, stream_upstream
+from policyengine.integrations.mcp.upstream import http_upstream, stream_upstream
 from policyengine.integrations.mcp.upstream import server as upstream_module
 from policyengine.integrations.mcp.upstream.calls import UpstreamCall
 from policyengine.integrations.mcp.upstream.server import McpUpstream
@@ -853,8 +853,8 @@ def pool_call(owner: str | None, method: str = "tools/call", params: Any = None,
 
 
 @asynccontextmanager
-async def pool_of(behind: EraServer, **options: Any) -> AsyncIterator[SessionPool]:
-    upstream = InProcessUpstream("memory", {}, {}, 5.0)
+async def pool_of(behind: EraServer, most: int = 100, limit: float = 5.0, **options: Any) -> AsyncIterator[SessionPool]:
+    upstream = InProcessUpstream("memory", {}, {}, limit, max_sessions=most)
     object.__setattr__(upstream, "behind", behind)
     async with anyio.create_task_group() as group:
         pool = SessionPool(upstream, group, **options)
@@ -879,12 +879,11 @@ def test_callers_never_share_a_session_and_nobody_keeps_one() -> None:
     run(work())
 
 
-def test_sessions_are_bounded_and_idle_ones_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session_pool, "MAX_OWNER_SESSIONS", 1)
+def test_sessions_are_bounded_and_idle_ones_make_room(caplog: pytest.LogCaptureFixture) -> None:
     behind = EraServer("legacy")
 
     async def work() -> None:
-        async with pool_of(behind, most=2) as pool, anyio.create_task_group() as group:
+        async with pool_of(behind, most=2, seconds=0.05) as pool, anyio.create_task_group() as group:
             for owner in "abc":
                 await pool.exchange(pool_call(owner))
             assert [one.owner for one in pool._open] == [("b",), ("c",)]
@@ -895,6 +894,9 @@ def test_sessions_are_bounded_and_idle_ones_make_room(monkeypatch: pytest.Monkey
             with pytest.raises(MCPError) as caught:
                 await pool.exchange(pool_call("d"))
             assert caught.value.error.data["kind"] == "sessions_busy"
+            assert caplog.messages == [
+                "a request was refused: all 2 sessions with the upstream server are in use, by 2 callers"
+            ]
             with anyio.move_on_after(0.05) as waiting:  # one of its own is in use: the call waits for it
                 await pool.exchange(pool_call("b"))
             assert waiting.cancelled_caught

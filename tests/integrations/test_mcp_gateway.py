@@ -7,7 +7,6 @@ import json
 import shlex
 import subprocess
 from collections.abc import Awaitable, Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,9 +25,7 @@ from starlette.testclient import TestClient
 
 from policyengine.cli import main
 from policyengine.engine import Engine
-from policyengine.integrations.mcp.clients import http_endpoint
 from policyengine.integrations.mcp.clients.session_callers import SessionCallers
-from policyengine.integrations.mcp.clients.sessions import SessionTable
 from policyengine.integrations.mcp.gateway import (
     McpGateway,
     http_app,
@@ -142,9 +139,9 @@ def url(behind: Behind, watched: Watched) -> Iterator[str]:
         yield f"{gateway}/mcp"
 
 
-def app_of(watched: Watched, upstream: str, limit: float = 20.0, **options: Any) -> Any:
+def app_of(watched: Watched, upstream: str, limit: float = 20.0, sessions: int = 100, **options: Any) -> Any:
     who = options.pop("identify", always(BOT))
-    return http_app(McpGateway(watched, "billing", who, McpUpstream(upstream, {}, {}, limit)))
+    return http_app(McpGateway(watched, "billing", who, McpUpstream(upstream, {}, {}, limit, max_sessions=sessions)))
 
 
 def talk(target: Any, work: Callable[[Client], Awaitable[Any]], **options: Any) -> Any:
@@ -314,13 +311,10 @@ BEGINNING = {
 }
 
 
-def test_opening_too_many_sessions_ends_sessions_of_the_same_caller(
-    behind: Behind, watched: Watched, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_opening_too_many_sessions_ends_sessions_of_the_same_caller(behind: Behind, watched: Watched) -> None:
     import httpx2
     from mcp.client.streamable_http import streamable_http_client
 
-    monkeypatch.setattr(http_endpoint, "SessionTable", partial(SessionTable, most=3))
     said = {"issuer": "acme", "user": "alice"}
     who = identify_by_headers({"agent": "x-agent"}, lambda found: parse_caller_facts({**said, **found}))
 
@@ -341,7 +335,7 @@ def test_opening_too_many_sessions_ends_sessions_of_the_same_caller(
                 ended.status_code,
             )
 
-    with serving(behind) as upstream, serving(app_of(watched, f"{upstream}/mcp", identify=who)) as gateway:
+    with serving(behind) as upstream, serving(app_of(watched, f"{upstream}/mcp", identify=who, sessions=3)) as gateway:
         answer, begun, ended = asyncio.run(asyncio.wait_for(run(f"{gateway}/mcp"), 30))
     assert answer.content[0].text == "3"
     assert begun == [200] * 6

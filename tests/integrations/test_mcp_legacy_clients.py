@@ -177,7 +177,7 @@ def gateway(watched: Watched, behind: EraServer) -> McpGateway:
 def sessions(monkeypatch: pytest.MonkeyPatch) -> SessionTable:
     """The sessions of the gateway."""
     table = SessionTable()
-    monkeypatch.setattr(http_endpoint, "SessionTable", lambda: table)
+    monkeypatch.setattr(http_endpoint, "SessionTable", lambda most: table)
     return table
 
 

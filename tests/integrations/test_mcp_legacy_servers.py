@@ -163,11 +163,12 @@ def test_a_client_learns_that_a_server_that_started_again_has_ended_its_session(
     asyncio.run(work())
 
 
-def test_a_modern_caller_gets_a_new_session_with_a_server_that_started_again() -> None:
+@pytest.mark.parametrize("sessions", [100, 2])
+def test_a_modern_caller_gets_a_new_session_with_a_server_that_started_again(sessions: int) -> None:
     async def work() -> None:
         script = RestartedServer()
         async with scripted(script) as behind, anyio.create_task_group() as group:
-            pool = SessionPool(McpUpstream(behind.url, {}, {}, 10.0), group)
+            pool = SessionPool(McpUpstream(behind.url, {}, {}, 10.0, max_sessions=sessions), group)
             call = UpstreamCall("tools/call", {"name": "add", "_meta": envelope()}, 1, ("alice",))
             for _ in range(2):
                 assert (await pool.exchange(call))["content"] == []

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -13,10 +16,29 @@ from mcp.shared.message import SessionMessage
 from mcp_types import JSONRPCNotification, JSONRPCRequest
 
 from policyengine.integrations.mcp.relay import line_streams
-from policyengine.integrations.mcp.relay.line_streams import LineReader, LineWriter, OversizedLineError, command_streams
+from policyengine.integrations.mcp.relay.line_streams import (
+    LineReader,
+    LineWriter,
+    OversizedLineError,
+    command_streams,
+    has_members,
+)
 from policyengine.integrations.mcp.unambiguous_messages import get_raw_message
 from tests.processes import is_running, wait_until
 
+# Starts a child that ignores the end of its input and SIGTERM, and says its number and that of its child.
+PARENT = """
+import os, subprocess, sys
+STUBBORN_CHILD = '''
+import os, signal, threading
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print('{"jsonrpc": "2.0", "method": "%d"}' % os.getpid(), flush=True)
+threading.Event().wait()
+'''
+print('{"jsonrpc": "2.0", "method": "%d"}' % os.getpid(), flush=True)
+child = subprocess.Popen([sys.executable, "-c", STUBBORN_CHILD], stdin=subprocess.DEVNULL)
+"""
+GENTLE = "signal.signal(signal.SIGTERM, lambda *_: (open(os.environ['ENDED'], 'w').close(), os._exit(0)))"
 PING = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
 
 
@@ -133,3 +155,46 @@ def test_a_command_that_does_not_end_is_killed_with_its_children(monkeypatch: py
     pids = asyncio.run(asyncio.wait_for(work(), 20))
     assert len(set(pids)) == 2
     wait_until(lambda: not any(is_running(pid) for pid in pids))
+
+
+@pytest.mark.parametrize("leader", ["ends with its input", "ends on SIGTERM"])
+def test_children_that_outlive_a_command_are_killed(monkeypatch: pytest.MonkeyPatch, leader: str) -> None:
+    monkeypatch.setattr(line_streams, "END_SECONDS", 0.05)
+    program = PARENT + ("sys.stdin.read()" if leader == "ends with its input" else "child.wait()")
+
+    async def work() -> list[int]:
+        async with command_streams([sys.executable, "-c", program], {}) as (reader, _):
+            return [int(kinds([await reader.receive()])[0]) for _ in range(2)]
+
+    pids = asyncio.run(asyncio.wait_for(work(), 20))
+    assert len(set(pids)) == 2
+    wait_until(lambda: not any(is_running(pid) for pid in pids))
+
+
+def test_a_child_that_outlives_a_command_can_end_by_itself(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(line_streams, "END_SECONDS", 1.0)
+    program = PARENT.replace("signal.signal(signal.SIGTERM, signal.SIG_IGN)", GENTLE) + "sys.stdin.read()"
+    ended = tmp_path / "ended"
+
+    async def work() -> None:
+        async with command_streams([sys.executable, "-c", program], {"ENDED": str(ended)}) as (reader, _):
+            for _ in range(2):
+                await reader.receive()
+
+    asyncio.run(asyncio.wait_for(work(), 20))
+    assert ended.exists()
+
+
+def test_a_number_that_another_process_has_got_is_no_group_that_is_left() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True) as process:
+        os.killpg(process.pid, 0)  # it leads a group
+        assert not has_members(process.pid)
+    assert not has_members(process.pid)
+
+
+def test_a_group_whose_leader_has_ended_can_have_members() -> None:
+    reads = "import sys; sys.stdin.read()"
+    program = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', '{reads}'])"
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, start_new_session=True) as process:
+        assert process.wait(20) == 0
+        assert has_members(process.pid)

@@ -34,3 +34,19 @@ def test_a_reason_names_an_unknown_fact_in_policy_syntax(fact, pending):
         why = "pending" if pending else "absent"
         assert f"(`{fact}` is unknown: {why})" in decision.reasons[0].message
         assert decision.unknown[0].fact == fact
+
+
+@pytest.mark.parametrize(
+    ("asked", "shown"),
+    [
+        ({"args": {}}, "(absent)"),
+        ({"args": {}, "pending": ["args.to"]}, "(unknown)"),
+        ({"pending": ["args"]}, "(unknown)"),
+    ],
+)
+def test_a_message_distinguishes_an_argument_that_is_absent_from_one_that_was_not_read(asked, shown):
+    policy = "facts on TOOL t { args.to: string? }\nanyone { may TOOL t }\n"
+    policy += 'guard "g" on TOOL t { deny message "to {args.to}" }'
+    engine, question = Engine.from_text(policy), {"tool": {"name": "t"}, **asked}
+    for decision in (engine.decide(question), engine.explain(question).decision):
+        assert decision.reasons[0].message == f"to {shown}"

@@ -367,3 +367,29 @@ def test_beginning_a_drain_twice_does_not_extend_its_time() -> None:
     clock.now += 4
     drain.begin()
     assert drain.left == 6
+
+
+def test_a_drain_calls_its_followers_once_when_it_begins_and_once_when_it_ends() -> None:
+    drain, calls = Drain(), list[str]()
+    drain.follow(lambda: calls.append("begin"), lambda: calls.append("end"))
+    drain.begin()
+    assert calls == []  # `begin` is called by a signal handler, which must not interrupt the event loop
+    for _ in range(2):
+        drain.announce_begin()
+    assert calls == ["begin"]
+    for _ in range(2):
+        drain.announce_end()
+    assert calls == ["begin", "end"]
+
+
+def test_a_drain_with_short_pauses_closes_silent_connections_and_is_quiet_soon() -> None:
+    clock, silent = Held(), Client()
+    drain = Drain(10, clock=clock, quiet_seconds=0.25, silent_seconds=0.25)
+    drain.quiet([silent], 7)
+    drain.begin()
+    drain.close_silent([silent])
+    assert not drain.quiet([silent], 7)
+    clock.now += 0.25
+    drain.close_silent([silent])
+    assert silent.closed
+    assert drain.quiet([], 7)

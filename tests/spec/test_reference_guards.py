@@ -170,11 +170,19 @@ def said(text: str, where: str = "POST /x", body: object = None, **more: object)
         ({"who": "x" * 64}, '"' + "x" * 64 + '"'),
         ({"who": "{body.n}"}, '"{body.n}"'),
         ({"who": 7}, "(unknown)"),
-        ({}, "(unknown)"),
+        ({}, "(absent)"),
+        ({"who": None}, "(absent)"),
     ],
 )  # fmt: skip
 def test_a_fact_in_a_message_is_quoted_escaped_and_truncated(given, shown):
     assert said("to {body.who}", body=given) == f"to {shown}"
+
+
+def test_a_message_shows_an_attribute_that_an_entity_does_not_have_as_absent_and_one_that_is_not_known_as_unknown():
+    policy = f'{TOLD}guard "g" on POST /docs/{{id: doc}} {{ confirm by user message "of {{resource.owner}}" }}'
+    for rows, shown in (({"user alice": {}, "doc 7": {"owner": None}}, "(absent)"), ({"user alice": {}}, "(unknown)")):
+        _, effects = spending(policy, question("POST /docs/7", user={"id": "alice"}), rows)
+        assert [each.summary for each in effects.opens] == [f"of {shown}"]
 
 
 def test_double_braces_in_a_message_are_literal_braces():

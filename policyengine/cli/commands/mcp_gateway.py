@@ -43,6 +43,8 @@ from policyengine.cli.options.mcp_gateway import (
     GatewayUrl,
     HttpPort,
     InitialScopes,
+    MaxSessions,
+    UpstreamProtocolOption,
 )
 from policyengine.cli.options.observe import ObserveOptions
 from policyengine.cli.options.serve import (
@@ -93,6 +95,7 @@ from policyengine.cli.upstream_setup import (
 from policyengine.control_characters import one_line
 from policyengine.integrations.mcp.elicit_modes import ElicitMode
 from policyengine.integrations.mcp.unreviewed_tools import UnreviewedTools
+from policyengine.integrations.mcp.upstream_protocols import UpstreamProtocol
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -106,7 +109,8 @@ if TYPE_CHECKING:
 
 CALLER_MEMBERS = ("agent", "issuer", "user", "scopes")
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-STOP_SECONDS = 2.0  # maximum seconds for a shutdown, because event streams of clients do not end on their own
+STOP_SECONDS = 2.0  # maximum seconds for the requests in progress when the gateway stops
+PAUSE_SECONDS = 0.1  # seconds without a message after which a stopping gateway closes a connection and ends
 
 
 def mcp_gateway(
@@ -127,6 +131,8 @@ def mcp_gateway(
     approval_pages: ApprovalPages = None,
     env: PassedVariables = None,
     token_file: UpstreamToken = None,
+    upstream_protocol: UpstreamProtocolOption = UpstreamProtocol.AUTO,
+    max_sessions: MaxSessions = 100,
     pins: PinFileOption = None,
     unreviewed: UnreviewedOption = UnreviewedTools.DENY,
     log: LogFile = None,
@@ -177,7 +183,7 @@ def mcp_gateway(
     front = GatewayOptions(
         upstream, server, *words, identity_file is not None, host, port, timeout, allowed_host or (),
         check_public_url(public_url), wait_for_approval, elicit, approval_pages, metrics_port, initial_scope or (),
-        open_pins(paths, pins, unreviewed),
+        open_pins(paths, pins, unreviewed), upstream_protocol, max_sessions,
     )  # fmt: skip
     check_options(front)
     if port is None and any(sink.startswith("stdout:") for sink in log_sink or ()):
@@ -220,6 +226,8 @@ class GatewayOptions:
     metrics_port: int | None = None
     initial_scopes: Sequence[str] = ()
     pins: ToolPins | None = None
+    protocol: UpstreamProtocol = UpstreamProtocol.AUTO
+    max_sessions: int = 100
 
 
 def check_options(front: GatewayOptions) -> None:
@@ -342,7 +350,7 @@ def run_gateway(
     """Run until the client on stdio disconnects, or until a signal stops the gateway."""
     import anyio
 
-    from policyengine.gc_freeze import freeze_startup
+    from policyengine.gc_freeze import freeze_at_exit, freeze_startup
     from policyengine.integrations.mcp.confirm_handler import ConfirmHandler, ConfirmOptions
     from policyengine.integrations.mcp.gateway import McpGateway, identify_by_headers, parse_caller_facts
     from policyengine.integrations.mcp.sdk import always, by_credentials
@@ -351,7 +359,7 @@ def run_gateway(
     from policyengine.server.telemetry.process_metrics import rule_names
     from policyengine.server.telemetry.shared_counters import ServerCounters
 
-    behind = McpUpstream(front.upstream, token, environment, front.timeout)
+    behind = McpUpstream(front.upstream, token, environment, front.timeout, front.protocol, front.max_sessions)
     by_header = identify_by_headers(front.headers, lambda found: parse_caller_facts({**front.said, **found}))
     said = by_header if front.headers else always(parse_caller_facts(front.said))
     who = by_credentials(front.public_url) if front.verified else said
@@ -360,6 +368,7 @@ def run_gateway(
     confirms = ConfirmHandler(engine, ConfirmOptions(front.wait_for_approval, front.elicit, front.approval_pages))
     gateway = McpGateway(engine, front.server, who, behind, confirms, pins=front.pins)
     note_pins(front.server, front.pins, held.current.kernel)
+    freeze_at_exit()
     if front.port is None:
         freeze_startup()
         anyio.run(gateway.over_stdio, backend_options={"use_uvloop": find_spec("uvloop") is not None})
@@ -390,14 +399,17 @@ def serve_http(gateway: McpGateway, front: GatewayOptions, held: ReloadableEngin
     from policyengine.server.status_server import StatusServer, bind_metrics_port
     from policyengine.server.workers.board import WorkerBoard
 
+    drain = Drain(STOP_SECONDS, quiet_seconds=PAUSE_SECONDS, silent_seconds=PAUSE_SECONDS)
     try:
-        app: ASGIApp = http_app(gateway, front.allowed_hosts, front.public_url)
+        application = http_app(gateway, front.allowed_hosts, front.public_url)
+        drain.follow(application.endpoint.end_listening, application.endpoint.end_requests)
+        app: ASGIApp = application
         if front.verified:
             app = ResourceServer(
                 app, gateway.decides, server=front.server, public_url=front.public_url,
                 allowed_hosts=front.allowed_hosts, initial_scopes=front.initial_scopes,
             )  # fmt: skip
-        api = build_app(held, tally=tally, drain=Drain(STOP_SECONDS), allowed_hosts=front.allowed_hosts).api
+        api = build_app(held, tally=tally, drain=drain, allowed_hosts=front.allowed_hosts).api
     except AllowedHostError as error:
         raise CommandError("usage", error.message, error.hint, code=2) from None
 

@@ -7,6 +7,7 @@ from typing import Annotated, TypeAlias
 import typer
 
 from policyengine.integrations.mcp.elicit_modes import ElicitMode
+from policyengine.integrations.mcp.upstream_protocols import UpstreamProtocol
 
 CallerFacts: TypeAlias = Annotated[
     list[str] | None,
@@ -50,6 +51,24 @@ InitialScopes: TypeAlias = Annotated[
         help="With --identity, a scope that clients request first; they request others when a call needs one. By "
         "default, all scopes of the policies.",
         show_default=False,
+    ),
+]
+UpstreamProtocolOption: TypeAlias = Annotated[
+    UpstreamProtocol,
+    typer.Option(
+        "--upstream-protocol",
+        help="The versions of MCP in which the server is used: those of each client, only 2026-07-28 (modern), or only "
+        "earlier ones (legacy).",
+    ),
+]
+MaxSessions: TypeAlias = Annotated[
+    int,
+    typer.Option(
+        "--max-sessions",
+        metavar="N",
+        min=2,
+        max=10_000,
+        help="Sessions of legacy clients and, for modern clients, sessions with a legacy server.",
     ),
 ]
 AnswerSeconds: TypeAlias = Annotated[

@@ -28,6 +28,7 @@ SyncMode: TypeAlias = Literal["never", "second", "always"]
 ReloadGate: TypeAlias = Literal["none", "diff"]
 Elicitation: TypeAlias = Literal["off", "url", "form"]
 Unreviewed: TypeAlias = Literal["deny", "decide"]
+UpstreamVersions: TypeAlias = Literal["auto", "modern", "legacy"]
 CertificateHeader: TypeAlias = Literal["client-cert", "x-forwarded-client-cert"]
 ClientAuth: TypeAlias = Literal["client_secret_basic", "client_secret_post", "private_key_jwt"]
 MAX_WEBHOOKS = 20  # each has a thread in every process
@@ -498,6 +499,12 @@ class McpGatewaySettings(CommandSection):
     env: t.Texts | None = setting("none", "environment variables to pass to the command")
     upstream_token_file: t.File | None = setting(
         "none", "file with the bearer token for the server", option="token_file", must_exist=True
+    )
+    max_sessions: t.SessionCount | None = setting(
+        "100", "sessions of legacy clients, and sessions with a legacy server for modern clients"
+    )
+    upstream_protocol: UpstreamVersions | None = setting(
+        "auto", "`modern` or `legacy`: use a server of both only by requests of 2026-07-28, or only in sessions"
     )
     pins: t.File | None = setting(
         "`mcp-pins.json` next to the policies", "file with the reviewed definitions of tools", must_exist=True

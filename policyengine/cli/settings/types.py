@@ -201,6 +201,9 @@ def parse_timestamp(value: object) -> str:
 
 Boolean: TypeAlias = Annotated[bool, Field(strict=True), ValueDescription("`true` or `false`")]
 WholeNumber: TypeAlias = Annotated[int, Field(strict=True, ge=0), ValueDescription("a whole number, 0 or more")]
+SessionCount: TypeAlias = Annotated[
+    int, Field(strict=True, ge=2, le=10_000), ValueDescription("a whole number, 2 to 10,000")
+]
 PositiveNumber: TypeAlias = Annotated[int, Field(strict=True, ge=1), ValueDescription("a whole number, 1 or more")]
 AttemptSeconds: TypeAlias = Annotated[
     float, Field(strict=True, ge=0.1, le=60), ValueDescription("a number of seconds, from 0.1 to 60")

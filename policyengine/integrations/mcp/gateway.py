@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any, TextIO, cast
 
 import anyio
-from starlette.applications import Starlette
 from starlette.requests import Request
 
 from policyengine.http.host_check import AllowedHosts, url_host_names
@@ -316,7 +315,7 @@ async def receive_first_request(client: MessageReader) -> SessionMessage | None:
             return item
 
 
-def http_app(gateway: McpGateway, allowed_hosts: Collection[str] = (), public_url: str | None = None) -> Starlette:
+def http_app(gateway: McpGateway, allowed_hosts: Collection[str] = (), public_url: str | None = None) -> McpApplication:
     """Return the gateway at `/mcp`, for requests to loopback, to the host of `public_url` or to one of `allowed_hosts`.
     Raises AllowedHostError."""
     endpoint = McpEndpoint(gateway, AllowedHosts.of((*allowed_hosts, *url_host_names(public_url))))

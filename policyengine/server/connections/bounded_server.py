@@ -97,6 +97,7 @@ class BoundedServer(uvicorn.Server):
         quiet = self.drain.quiet(self.table.connections, self.server_state.total_requests)
         if self.drain.begun is None:
             return False
+        self.drain.announce_begin()
         self.drain.close_silent(self.table.connections)
         self.board.quiet(quiet)
         if self.is_worker and not self.board.stopping:
@@ -129,10 +130,12 @@ class BoundedServer(uvicorn.Server):
         return bool(self.table.many or self.server_state.tasks)
 
     async def give_up(self) -> None:
-        """Abort unfinished requests without an answer; finished answers get a moment to be sent."""
+        """Abort unfinished requests, without an answer unless an application gives one now; answers get a moment to be
+        sent."""
         if not self.is_at_work:
             return
         if not self.force_exit:
+            self.drain.announce_end()
             for connection in list(self.table.connections):
                 connection.shutdown()
             await asyncio.sleep(FLUSH_SECONDS)

@@ -68,7 +68,7 @@ class McpEndpoint:
 
     def __init__(self, gateway: McpGateway, hosts: AllowedHosts) -> None:
         self._gateway, self._hosts = gateway, hosts
-        self._open = SessionTable()
+        self._open = SessionTable(gateway.upstream.max_sessions)
         self._stateless: StatelessEndpoint | None = None
         self._sessions: SessionEndpoint | None = None
         self._warnings = LogThrottle.every(60)
@@ -110,6 +110,18 @@ class McpEndpoint:
             yield
             group.cancel_scope.cancel()
 
+    def end_listening(self) -> None:
+        """End the streams on which clients listen, because the gateway stops. Requests in progress go on."""
+        if self._sessions is not None and self._stateless is not None:
+            self._sessions.end_listening()
+            self._stateless.end_listening()
+
+    def end_requests(self) -> None:
+        """Answer the requests in progress with an error, because the time for the stop is over."""
+        if self._sessions is not None and self._stateless is not None:
+            self._sessions.end_all()
+            self._stateless.end_requests()
+
     async def _answer(self, scope: Scope, receive: Receive, send: Send, body: bytes) -> None:
         """Answer a request in its era: that of its version header or, without a session, of its envelope."""
         version, session = header(scope, VERSION_HEADER), header(scope, SESSION_HEADER)
@@ -135,11 +147,11 @@ class McpApplication(Starlette):
             routes=[Route(PATH, endpoint)], lifespan=endpoint.running, exception_handlers={404: answer_other_path}
         )
         self.router.redirect_slashes = False  # a redirect of `/mcp/` would name the `Host` of the request, unchecked
-        self._endpoint = endpoint
+        self.endpoint = endpoint
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] == PATH:
-            return await self._endpoint(scope, receive, send)
+            return await self.endpoint(scope, receive, send)
         await super().__call__(scope, receive, send)
 
 

@@ -43,7 +43,7 @@ class LegacyClient:
         self.has_begun = False  # whether `initialize` had a result
         self._answers: dict[RequestId, ResponseStream] = {}
         self._relay: Relay | None = None
-        self._scope, self._ended = anyio.CancelScope(), anyio.Event()
+        self._scope, self._listening_end = anyio.CancelScope(), anyio.Event()
 
     async def serve(self, open_relay: OpenRelay, *, task_status: TaskStatus[None]) -> None:
         """Relay until `close` is called."""
@@ -62,11 +62,15 @@ class LegacyClient:
 
     def close(self) -> None:
         self.is_over = True
-        self._ended.set()
+        self.end_listening()
         self._scope.cancel()
 
-    async def wait_closed(self) -> None:
-        await self._ended.wait()
+    def end_listening(self) -> None:
+        """End the stream for messages that belong to no request."""
+        self._listening_end.set()
+
+    async def wait_listening_end(self) -> None:
+        await self._listening_end.wait()
 
     # ── From the client ───────────────────────────────────────────────────────────────────────
 

@@ -44,6 +44,7 @@ UNKNOWN_METHOD = HttpRefusal(
 NOT_INITIALIZE = HttpRefusal(400, "`initialize` must be a request with an ID", INVALID_REQUEST)
 NO_EVENTS_ACCEPTED = HttpRefusal(406, "accept `text/event-stream`", INVALID_REQUEST)
 ALREADY_LISTENING = HttpRefusal(409, "another stream of this session is open, and one session has one", INVALID_REQUEST)
+IS_STOPPING = HttpRefusal(503, "the gateway is stopping: no client can listen")
 TOO_MANY_POSTS = HttpRefusal(429, "too many messages of this session are in progress", INVALID_REQUEST)
 SESSION_ENDED = "the session has ended before the request was answered"
 
@@ -53,6 +54,7 @@ class SessionEndpoint:
 
     def __init__(self, gateway: McpGateway, sessions: SessionTable, group: TaskGroup) -> None:
         self._gateway, self._open, self._group = gateway, sessions, group
+        self._is_stopping = False
         group.start_soon(self._tick)
 
     async def answer(self, name: str, scope: Scope, receive: Receive, send: Send, body: bytes) -> None:
@@ -137,7 +139,9 @@ class SessionEndpoint:
     # ── GET ───────────────────────────────────────────────────────────────────────────────────
 
     async def _listen(self, client: LegacyClient, request: Request, send: Send) -> None:
-        """Send the messages that belong to no request until the client leaves or the session ends."""
+        """Send the messages that belong to no request until the client leaves, its session or the gateway ends."""
+        if self._is_stopping:
+            return await send_refusal(IS_STOPPING, send)
         if not accepts_events(request.scope):
             return await send_refusal(NO_EVENTS_ACCEPTED, send)
         if client.listening is not None:
@@ -153,7 +157,7 @@ class SessionEndpoint:
             await stream.open()
             async with anyio.create_task_group() as group:
                 group.start_soon(follow_client)
-                await client.wait_closed()
+                await client.wait_listening_end()
                 group.cancel_scope.cancel()
             await stream.close()
         finally:
@@ -171,6 +175,17 @@ class SessionEndpoint:
         session = self._open.end(name)
         if session is not None:
             session.client.close()
+
+    def end_listening(self) -> None:
+        """End the streams of clients that listen, and begin no others."""
+        self._is_stopping = True
+        for client in self._open.clients:
+            client.end_listening()
+
+    def end_all(self) -> None:
+        """End all sessions, and with them the requests in progress."""
+        for name in self._open.names:
+            self._end(name)
 
     async def _tick(self) -> None:
         """End idle sessions, and keep silent streams alive."""

@@ -50,6 +50,10 @@ class SessionTable:
     def clients(self) -> list[Any]:
         return [session.client for session in self._open.values()]
 
+    @property
+    def names(self) -> list[str]:
+        return list(self._open)
+
     def begin(self, name: str, client: Any, owner: Owner) -> McpSession:
         session = self._open[name] = McpSession(client, owner, self._clock())
         return session

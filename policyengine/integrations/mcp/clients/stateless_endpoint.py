@@ -13,7 +13,13 @@ from starlette.types import Receive, Scope, Send
 
 from policyengine.install_hints import install_command
 from policyengine.integrations.mcp.clients.http_messages import head_refusal
-from policyengine.integrations.mcp.clients.http_refusals import HttpRefusal, encode_document, send_empty, send_refusal
+from policyengine.integrations.mcp.clients.http_refusals import (
+    HttpRefusal,
+    encode_document,
+    refusal_document,
+    send_empty,
+    send_refusal,
+)
 from policyengine.integrations.mcp.clients.response_stream import KEEP_ALIVE_SECONDS, ResponseStream
 from policyengine.integrations.mcp.clients.stateless_service import ModernRequest, StatelessService
 from policyengine.integrations.mcp.eras import SUPPORTED_VERSIONS, read_envelope
@@ -41,6 +47,8 @@ except ImportError as error:
     raise ImportError(f"the `mcp` SDK is not installed; {install_command('mcp')}") from error
 
 WATCH_SECONDS = 0.02  # until the gateway looks whether a client has left
+BUSY_STATUS = {"caller_busy": 429, "sessions_busy": 503}  # by the kinds of errors
+STOPPED = "the gateway has stopped before the request was answered"
 NOT_A_REQUEST = "the body must be one JSON-RPC request or notification"
 
 
@@ -49,6 +57,15 @@ class StatelessEndpoint:
 
     def __init__(self, service: StatelessService) -> None:
         self._service = service
+        self._in_progress: set[anyio.CancelScope] = set()
+
+    def end_listening(self) -> None:
+        self._service.end_listening()
+
+    def end_requests(self) -> None:
+        """Answer all requests in progress with an error."""
+        for work in list(self._in_progress):
+            work.cancel()
 
     async def answer(self, scope: Scope, receive: Receive, send: Send, body: bytes, decoded: object) -> None:
         lines = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
@@ -78,9 +95,17 @@ class StatelessEndpoint:
             notify,
             param_headers,
         )
-        with anyio.CancelScope() as work, watch_client(receive, stream, work):
-            found = await self._service.answer_safely(asked)
-            await stream.finish(encode_document(answer_document(id, found)), answer_status(found))
+        work = anyio.CancelScope()
+        self._in_progress.add(work)
+        try:
+            with work, watch_client(receive, stream, work):
+                found = await self._service.answer_safely(asked)
+                await stream.finish(encode_document(answer_document(id, found)), answer_status(found))
+        finally:
+            self._in_progress.discard(work)
+        if work.cancelled_caught:  # unless the gateway stops, the client has left
+            stopped = HttpRefusal(503, STOPPED, id=id)
+            await stream.finish(encode_document(refusal_document(stopped)), stopped.status)
 
 
 @contextmanager
@@ -153,7 +178,11 @@ def error_refusal(error: ErrorData, id: RequestId | None) -> HttpRefusal:
 
 
 def answer_status(found: dict[str, Any] | ErrorData) -> int:
-    return ERROR_CODE_HTTP_STATUS.get(found.code, 200) if isinstance(found, ErrorData) else 200
+    if not isinstance(found, ErrorData):
+        return 200
+    kind = found.data.get("kind") if isinstance(found.data, Mapping) else None
+    busy = BUSY_STATUS.get(kind) if isinstance(kind, str) else None
+    return ERROR_CODE_HTTP_STATUS.get(found.code, 200) if busy is None else busy
 
 
 def answer_document(id: RequestId, found: dict[str, Any] | ErrorData) -> dict[str, Any]:

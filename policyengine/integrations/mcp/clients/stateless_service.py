@@ -34,6 +34,7 @@ from policyengine.integrations.mcp.upstream.calls import (
     UpstreamCall,
     ignore_notification,
     question_of,
+    subscription_end,
 )
 from policyengine.integrations.mcp.upstream.eras import ModernUpstream, UpstreamEras
 from policyengine.integrations.mcp.upstream.stream_upstream import SharedConnection, StreamUpstream
@@ -111,6 +112,14 @@ class ModernCaller:
         return None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Subscriber:
+    """A caller that listens. To cancel `scope` ends the subscription."""
+
+    owner: Owner
+    scope: anyio.CancelScope
+
+
 @dataclass(eq=False)
 class StatelessService:
     """The service of all modern clients of a gateway."""
@@ -118,7 +127,8 @@ class StatelessService:
     policy: PolicyMiddleware
     eras: UpstreamEras
     states: RequestStates = field(default_factory=RequestStates)
-    listening: list[object] = field(default_factory=list)  # the owners of the open subscriptions
+    listening: list[Subscriber] = field(default_factory=list)
+    is_stopping: bool = False
     direct: DirectPolicy | None = None  # decides calls over pipes without waiting
     recheck_seconds: float = RECHECK_SECONDS  # until a caller that listens is checked again
     _last: tuple[Facts, Owner] | None = None
@@ -216,20 +226,31 @@ class StatelessService:
             return {**result, "requestState": self.states.seal(given, owner, method, params)}
         return result
 
+    def end_listening(self) -> None:
+        """End all subscriptions, and begin no others, because the gateway stops."""
+        self.is_stopping = True
+        for subscriber in self.listening:
+            subscriber.scope.cancel()
+
     async def _listen(self, upstream: StatelessUpstream, call: UpstreamCall, facts: Facts | None) -> dict[str, Any]:
-        """Listen until the client or the server ends it, or the caller may no longer listen. Raises MCPError."""
-        mine = sum(one == call.owner for one in self.listening)
+        """Listen until the client or the server ends it, the gateway stops, or the caller may no longer listen. Raises
+        MCPError."""
+        if self.is_stopping:
+            raise MCPError(INTERNAL_ERROR, "the gateway is stopping: no client can listen")
+        mine = sum(each.owner == call.owner for each in self.listening)
         if len(self.listening) >= MAX_SUBSCRIPTIONS or mine >= MAX_OWNER_SUBSCRIPTIONS:
             raise MCPError(INTERNAL_ERROR, "too many subscriptions are open: end one of them")
         watch = ListenerWatch(self.policy.client_messages, facts or {}, self.recheck_seconds)
-        self.listening.append(call.owner)
+        subscriber = Subscriber(call.owner, anyio.CancelScope())
+        self.listening.append(subscriber)
         try:
-            with anyio.CancelScope() as scope, watch.running(scope):
+            with subscriber.scope as scope, watch.running(scope):
                 return await upstream.exchange(call)
         finally:
-            self.listening.remove(call.owner)
-        assert watch.refusal is not None
-        raise denial_error(watch.refusal)
+            self.listening.remove(subscriber)
+        if watch.refusal is not None:
+            raise denial_error(watch.refusal)
+        return subscription_end(call.id)
 
 
 async def answer_safely(method: str, answering: Awaitable[dict[str, Any]]) -> dict[str, Any] | ErrorData:

@@ -37,6 +37,7 @@ MAX_SERVER_LINE = 16 * 1024 * 1024
 CHUNK_BYTES = 1 << 16
 MAX_DIRECT_BACKLOG = 1 << 16  # bytes that a writer may hold when a line is written without waiting
 END_SECONDS = 2.0  # a command has to end after its input has ended, and again after SIGTERM
+POLL_SECONDS = 0.02  # between two looks at the processes that a command has left
 
 
 class OversizedLineError(Exception):
@@ -272,15 +273,45 @@ async def command_streams(
 
 
 async def end_process(process: Process, output: asyncio.StreamReader, input: asyncio.StreamWriter) -> None:
-    """Close the input of a command, and end its process group if it does not end by itself."""
+    """Close the input of a command, and end the processes of its group that do not end by themselves."""
     input.close()
-    for number in (None, signal.SIGTERM, signal.SIGKILL):
-        if number is not None:
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, number)
-        with anyio.move_on_after(END_SECONDS):
-            while process.returncode is None:  # a full pipe would keep the process from ending
-                if not await output.read(CHUNK_BYTES):
-                    await process.wait()
-        if process.returncode is not None:
-            return
+    async with anyio.create_task_group() as group:
+        group.start_soon(drain_output, output)
+        for number in (None, signal.SIGTERM, signal.SIGKILL):
+            if number is not None:
+                signal_group(process, number)
+            with anyio.move_on_after(END_SECONDS):
+                await process.wait()
+                while number is signal.SIGTERM and has_members(process.pid):
+                    await anyio.sleep(POLL_SECONDS)
+            if process.returncode is not None and not has_members(process.pid):
+                break
+        group.cancel_scope.cancel()
+
+
+async def drain_output(output: asyncio.StreamReader) -> None:
+    """Drop the output of a command: a full pipe would keep it from ending."""
+    with suppress(OSError):
+        while await output.read(CHUNK_BYTES):
+            pass
+
+
+def signal_group(process: Process, number: int) -> None:
+    """Send a signal to the process group of a command, if the group exists."""
+    if process.returncode is None or has_members(process.pid):
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, number)
+
+
+def has_members(group: int) -> bool:
+    """Return whether a process group has members after its leader has ended. Their number belongs to no process then:
+    a process with this number got it after the end of the group, and is a stranger."""
+    try:
+        os.kill(group, 0)
+    except ProcessLookupError:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(group, 0)
+            return True
+    except PermissionError:
+        pass
+    return False

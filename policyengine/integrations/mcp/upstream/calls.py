@@ -96,6 +96,11 @@ class UpstreamCall:
         return method == ACKNOWLEDGED or named.get(LIST_CHANGES.get(method, "")) is True
 
 
+def subscription_end(id: RequestId) -> dict[str, Any]:
+    """Return the result with which a subscription ends as intended, for the request `id` of its client."""
+    return {"resultType": "complete", "_meta": {SUBSCRIPTION_ID_META_KEY: id}}
+
+
 def question_of(method: str, params: Mapping[str, Any]) -> dict[str, Any]:
     """Return a question of the server as a result has it: without the progress token of the server."""
     members = {name: value for name, value in params.items() if name != "_meta"}

@@ -25,6 +25,7 @@ from policyengine.integrations.mcp.upstream.http_upstream import HttpUpstream
 from policyengine.integrations.mcp.upstream.server import McpUpstream
 from policyengine.integrations.mcp.upstream.session_pool import GATEWAY_INFO, SessionPool
 from policyengine.integrations.mcp.upstream.stream_upstream import NO_ANSWER, StreamUpstream
+from policyengine.integrations.mcp.upstream_protocols import UpstreamProtocol
 
 try:
     from mcp.shared.exceptions import MCPError
@@ -110,6 +111,17 @@ class UpstreamEras:
         """The upstream server for modern requests, if it was found not long ago."""
         return self._found if anyio.current_time() < self._until else None
 
+    @property
+    def has_sessions(self) -> bool:
+        """Whether sessions with the server may begin."""
+        return self.upstream.protocol is not UpstreamProtocol.MODERN
+
+    async def find_pinned(self) -> ModernUpstream:
+        """Return a server that is used only by modern requests. Raises MCPError."""
+        found = await self.find()
+        assert isinstance(found, ModernUpstream)
+        return found
+
     async def find(self) -> StatelessUpstream:
         """Return the upstream server for modern requests. Raises MCPError."""
         if (known := self.known) is not None:
@@ -117,6 +129,13 @@ class UpstreamEras:
         async with self._lock:
             if self._found is None or anyio.current_time() >= self._until:
                 modern = await self.find_modern()
+                if modern is None and not self.has_sessions:
+                    raise era_error(
+                        "no_common_version",
+                        f"the upstream server does not speak {MODERN_VERSION}",
+                        "the gateway has `--upstream-protocol modern`: `auto` also allows earlier versions",
+                        INTERNAL_ERROR,
+                    )
                 self._found = self._pool if modern is None else modern
                 self._until = anyio.current_time() + REDISCOVER_SECONDS
             return self._found
@@ -125,6 +144,8 @@ class UpstreamEras:
         """Ask for the discovery; return None if the server is a legacy one. Raises MCPError if the server cannot be
         reached, or speaks neither era of the gateway: an outage says nothing about the era. Neither does the silence of
         a server that was a modern one before: a call of another client may occupy it."""
+        if self.upstream.protocol is UpstreamProtocol.LEGACY:
+            return None
         call = UpstreamCall("server/discover", OWN_ENVELOPE.stamp({}))
         result: dict[str, Any] = {}
         known = self._found if isinstance(self._found, ModernUpstream) else self._only_modern

@@ -12,9 +12,11 @@ from typing import Any, TypeAlias
 import anyio
 
 from policyengine.install_hints import install_command
+from policyengine.integrations.mcp.clients.sessions import MAX_SESSIONS
 from policyengine.integrations.mcp.relay.line_streams import command_streams
 from policyengine.integrations.mcp.upstream.http_session import HttpSession
 from policyengine.integrations.mcp.upstream.linked_command import link_command
+from policyengine.integrations.mcp.upstream_protocols import UpstreamProtocol
 
 try:
     from mcp.client.stdio import StdioServerParameters, stdio_client
@@ -29,13 +31,16 @@ MAX_ANSWER_BYTES = 16 * 1024 * 1024  # of one answer, with the notifications bef
 @dataclass(frozen=True, slots=True)
 class McpUpstream:
     """The upstream server: a URL or a command line. `headers` and `environment` are all that the gateway passes to it.
-    `limit` is the number of seconds to wait for an answer.
+    `limit` is the number of seconds to wait for an answer, `protocol` the versions in which the server is used, and
+    `max_sessions` the number of sessions of all callers.
     """
 
     target: str
     headers: Mapping[str, str]
     environment: Mapping[str, str]
     limit: float
+    protocol: UpstreamProtocol = UpstreamProtocol.AUTO
+    max_sessions: int = MAX_SESSIONS
 
     @property
     def is_url(self) -> bool:

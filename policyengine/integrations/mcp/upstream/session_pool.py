@@ -7,6 +7,7 @@ the call with the answer.
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -30,19 +31,15 @@ from policyengine.integrations.mcp.eras import (
     read_meta,
     to_modern_result,
 )
-from policyengine.integrations.mcp.notifications import (
-    ACKNOWLEDGED,
-    LIST_CHANGES,
-    LISTEN,
-    RESOURCE_UPDATED,
-    Notice,
-    ignore_method,
-)
-from policyengine.integrations.mcp.upstream.calls import UpstreamCall, question_of
+from policyengine.integrations.mcp.notifications import ACKNOWLEDGED, LISTEN, Notice, ignore_method
+from policyengine.integrations.mcp.upstream.calls import UpstreamCall, question_of, subscription_end
 from policyengine.integrations.mcp.upstream.http_session import SESSION_ENDED
 from policyengine.integrations.mcp.upstream.legacy_session import MAX_QUESTIONS, LegacySession, SessionExchange
-from policyengine.integrations.mcp.upstream.server import McpUpstream
-from policyengine.plurals import format_seconds
+from policyengine.integrations.mcp.upstream.legacy_subscriptions import subscribe, wants
+from policyengine.integrations.mcp.upstream.server import CONNECT_SECONDS, McpUpstream
+from policyengine.integrations.mcp.upstream.session_places import SessionPlaces
+from policyengine.log_throttle import LogThrottle
+from policyengine.plurals import format_seconds, pluralize
 
 try:
     from mcp.shared.exceptions import MCPError
@@ -51,8 +48,6 @@ try:
 except ImportError as error:
     raise ImportError(f"the `mcp` SDK is not installed; {install_command('mcp')}") from error
 
-MAX_UPSTREAM_SESSIONS = 100
-MAX_OWNER_SESSIONS = 8  # of one caller, with those of parked calls; further calls wait
 MAX_OWNER_PARKED = 4
 PARKED_SECONDS = 120.0  # how long a call waits for the answer of its client
 IDLE_SECONDS = 300.0
@@ -84,10 +79,13 @@ class ParkedCall:
 
 
 class SessionPool:
-    """Sessions with a legacy server. At most `most` are open; a new one then ends the longest idle one."""
+    """Sessions with a legacy server. At most `upstream.max_sessions` are open; a new one then ends the longest idle one
+    or, without one, waits for at most `seconds`."""
 
-    def __init__(self, upstream: McpUpstream, group: TaskGroup, most: int = MAX_UPSTREAM_SESSIONS) -> None:
-        self._upstream, self._group, self._most = upstream, group, most
+    def __init__(self, upstream: McpUpstream, group: TaskGroup, seconds: float = CONNECT_SECONDS) -> None:
+        self._upstream, self._group, self._seconds = upstream, group, seconds
+        self._places = SessionPlaces(upstream.max_sessions, self._wake)
+        self._refusals = LogThrottle.every()
         self._open: list[PooledSession] = []
         self._parked: dict[str, ParkedCall] = {}
         self._freed: dict[Owner, anyio.Event] = {}
@@ -120,6 +118,9 @@ class SessionPool:
     async def discover(self) -> dict[str, Any]:
         """Return what `initialize` says about the server, in the form of `server/discover`. Raises MCPError."""
         if self._info is None:
+            with self._within_limit():
+                while not await self._take_place(NOBODY):
+                    pass
             pooled = await self._begin(NOBODY, Envelope("", None, {}), "{}")
             self._info = pooled.session.info
             self._end(pooled)
@@ -152,7 +153,7 @@ class SessionPool:
             if is_answered:
                 return await self._go_on(parked.pooled, parked.exchange, call)
             return self._park(parked.pooled, parked.exchange, parked.questions, call)
-        for _ in range(MAX_OWNER_SESSIONS):
+        for _ in range(self._places.share + 1):
             pooled = await self._lease(call)
             is_new = not pooled.used
             try:
@@ -266,7 +267,7 @@ class SessionPool:
         try:
             session, meta = pooled.session, {SUBSCRIPTION_ID_META_KEY: call.id}
             with self._within_limit():
-                honored = await self._subscribe(session, call)
+                honored = await subscribe(session, call)
             await call.notify(ACKNOWLEDGED, {"notifications": honored, "_meta": meta})
             exchange = session.listen(call)
             while not exchange.is_over:
@@ -276,29 +277,9 @@ class SessionPool:
                     if wants(honored, method, params):
                         await call.notify(method, {**params, "_meta": {**read_meta(params), **meta}})
                 await session.refuse(exchange.questions)
-            return {"resultType": "complete", "_meta": meta}
+            return subscription_end(call.id)
         finally:
             self._end(pooled)
-
-    async def _subscribe(self, session: LegacySession, call: UpstreamCall) -> dict[str, Any]:
-        """Return the notifications that the server offers of those that a client wants."""
-        wanted = call.params.get("notifications")
-        named = wanted if isinstance(wanted, Mapping) else {}
-        kinds = {"toolsListChanged": "tools", "promptsListChanged": "prompts", "resourcesListChanged": "resources"}
-        honored: dict[str, Any] = {
-            name: True
-            for name, kind in kinds.items()
-            if named.get(name) is True and session.offers(kind, "listChanged")
-        }
-        uris = named.get("resourceSubscriptions")
-        subscribed = []
-        for uri in uris if isinstance(uris, list) and session.offers("resources", "subscribe") else []:
-            try:
-                await session.ask("resources/subscribe", {"uri": uri})
-            except MCPError:
-                continue
-            subscribed.append(uri)
-        return {**honored, "resourceSubscriptions": subscribed} if subscribed else honored
 
     # ── Sessions ──────────────────────────────────────────────────────────────────────────────
 
@@ -314,31 +295,40 @@ class SessionPool:
                 if idle is not None:
                     idle.is_busy = True
                     return idle
-                if sum(one.owner == call.owner for one in self._open) < MAX_OWNER_SESSIONS or self._end_idle(
-                    call.owner
-                ):
+                if self._places.count(call.owner) >= self._places.share and not self._end_idle(call.owner):
+                    await self._wait_freed(call.owner)
+                elif await self._take_place(call.owner):
                     return await self._begin(call.owner, Envelope("", envelope.client_info, known), key)
-                await self._freed.setdefault(call.owner, anyio.Event()).wait()
         raise era_error(
-            "sessions_busy",
-            f"all {MAX_OWNER_SESSIONS} sessions of this caller with the upstream server are in use",
+            "caller_busy",
+            f"all {self._places.share} sessions of this caller with the upstream server are in use",
             "wait until a call has ended, or answer the calls that ask for input",
             INTERNAL_ERROR,
         )
+
+    async def _take_place(self, owner: Owner) -> bool:
+        """Take a place for a new session. Return False if a session was freed instead while the caller waited. Raises
+        MCPError."""
+        self._forget_ended()
+        if self._places.take(owner) or (self._end_idle(None) and self._places.take(owner)):
+            return True
+        with anyio.move_on_after(min(self._seconds, self._upstream.limit / 2)), self._places.line(owner):
+            await self._wait_freed(owner)
+            return self._places.take(owner)
+        most, callers = self._places.most, pluralize(self._places.owners, "caller")
+        message = f"all {most} sessions with the upstream server are in use"
+        event = {"event": "upstream_sessions_busy", "count": most}
+        self._refusals.tell(logging.WARNING, "", f"a request was refused: {message}, by {callers}", **event)
+        raise era_error("sessions_busy", message, "try again when calls of others have ended", INTERNAL_ERROR)
+
+    async def _wait_freed(self, owner: Owner) -> None:
+        await self._freed.setdefault(owner, anyio.Event()).wait()
 
     def _fits(self, pooled: PooledSession, owner: Owner, key: str) -> bool:
         return not pooled.is_busy and owner != NOBODY and pooled.owner == owner and pooled.key == key
 
     async def _begin(self, owner: Owner, envelope: Envelope, key: str) -> PooledSession:
-        """Open a session. Raises MCPError."""
-        self._forget_ended()
-        if len(self._open) >= self._most and not self._end_idle(None):
-            raise era_error(
-                "sessions_busy",
-                f"all {self._most} sessions with the upstream server are in use",
-                "wait until calls of others have ended",
-                INTERNAL_ERROR,
-            )
+        """Open a session in a place that was taken. Raises MCPError."""
         session = LegacySession(self._upstream, envelope.capabilities, envelope.client_info or GATEWAY_INFO)
         session.notice = self.notice
         pooled = PooledSession(session, owner, key)
@@ -365,7 +355,8 @@ class SessionPool:
     def _release(self, pooled: PooledSession) -> None:
         """Give a session back. Callers without a name cannot be distinguished, so their sessions end."""
         pooled.session.finish()
-        if pooled.owner == NOBODY or pooled.session.is_over:
+        is_wanted = self._places.is_wanted(pooled.owner, is_needed=pooled.owner in self._freed)
+        if pooled.owner == NOBODY or pooled.session.is_over or is_wanted:
             self._end(pooled)
             return
         pooled.is_busy, pooled.used = False, anyio.current_time()
@@ -375,6 +366,7 @@ class SessionPool:
         pooled.session.close()
         if pooled in self._open:
             self._open.remove(pooled)
+            self._places.give_back(pooled.owner)
         self._wake(pooled.owner)
 
     def _end_idle(self, owner: Owner | None) -> bool:
@@ -386,15 +378,11 @@ class SessionPool:
         return True
 
     def _forget_ended(self) -> None:
-        self._open = [one for one in self._open if one.is_busy or not one.session.is_over]
+        for pooled in list(self._open):
+            if pooled.session.is_over and not pooled.is_busy:
+                self._end(pooled)
 
     def _wake(self, owner: Owner) -> None:
         event = self._freed.pop(owner, None)
         if event is not None:
             event.set()
-
-
-def wants(honored: Mapping[str, Any], method: str, params: Mapping[str, Any]) -> bool:
-    if method == RESOURCE_UPDATED:
-        return params.get("uri") in honored.get("resourceSubscriptions", ())
-    return honored.get(LIST_CHANGES.get(method, "")) is True

@@ -20,6 +20,7 @@ from policyengine.integrations.mcp.upstream.legacy_bridge import LegacyBridge
 from policyengine.integrations.mcp.upstream.server import describe_error, pump_messages
 
 try:
+    from mcp.shared.exceptions import MCPError
     from mcp.shared.message import SessionMessage
     from mcp_types import JSONRPCError, JSONRPCRequest
 except ImportError as error:
@@ -76,6 +77,8 @@ async def begin_session(
 ) -> ModernUpstream | None:
     """Relay a session with a legacy server until one side ends it. If the server refuses `initialize` because it is a
     modern one, return it instead."""
+    if not eras.has_sessions:
+        return await find_pinned(eras, first, incoming)
     if eras.known_modern is not None:
         return eras.known_modern
     async with eras.upstream.connect() as (upstream, to_upstream), anyio.create_task_group() as group:
@@ -98,6 +101,18 @@ async def begin_session(
             await pump_messages(upstream, incoming)
         group.cancel_scope.cancel()
     return None
+
+
+async def find_pinned(eras: UpstreamEras, first: SessionMessage, incoming: Incoming) -> ModernUpstream | None:
+    """Return a server that is used only by modern requests, or answer `initialize` with the reason why there is
+    none."""
+    try:
+        return await eras.find_pinned()
+    except MCPError as error:
+        if isinstance(first.message, JSONRPCRequest):
+            refusal = JSONRPCError(jsonrpc="2.0", id=first.message.id, error=error.error)
+            await incoming.send(SessionMessage(refusal))
+        return None
 
 
 async def pump_until_empty(outgoing: Outgoing, writer: LineWriter, port: SessionPort) -> None:
