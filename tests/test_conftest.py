@@ -119,6 +119,16 @@ def test_forked_workers_report_crashes_and_failures_in_fixtures_and_tests(suite,
     ])  # fmt: skip
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only")
+def test_a_wrong_path_is_one_message_also_with_workers(suite, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(CHECKOUT))
+    suite.makepyfile("def test_it(): pass")
+    ended = suite.runpytest_subprocess("-n", "1", "nothing.py")
+    assert ended.ret == pytest.ExitCode.USAGE_ERROR
+    ended.stderr.fnmatch_lines(["ERROR: file or directory not found: nothing.py"])
+    assert "Traceback" not in ended.stderr.str() + ended.stdout.str()
+
+
 def test_workers_collect_themselves_if_no_process_collects_for_them(suite, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(CHECKOUT))
     suite.makepyfile("""
