@@ -37,6 +37,7 @@ MAX_SERVER_LINE = 16 * 1024 * 1024
 CHUNK_BYTES = 1 << 16
 MAX_DIRECT_BACKLOG = 1 << 16  # bytes that a writer may hold when a line is written without waiting
 END_SECONDS = 2.0  # a command has to end after its input has ended, and again after SIGTERM
+KILL_SECONDS = 10.0  # a killed command ends once the machine has time for it
 
 
 class OversizedLineError(Exception):
@@ -274,11 +275,11 @@ async def command_streams(
 async def end_process(process: Process, output: asyncio.StreamReader, input: asyncio.StreamWriter) -> None:
     """Close the input of a command, and end its process group if it does not end by itself."""
     input.close()
-    for number in (None, signal.SIGTERM, signal.SIGKILL):
+    for number, seconds in ((None, END_SECONDS), (signal.SIGTERM, END_SECONDS), (signal.SIGKILL, KILL_SECONDS)):
         if number is not None:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, number)
-        with anyio.move_on_after(END_SECONDS):
+        with anyio.move_on_after(seconds):
             while process.returncode is None:  # a full pipe would keep the process from ending
                 if not await output.read(CHUNK_BYTES):
                     await process.wait()
