@@ -36,7 +36,7 @@ rate "orders" per request.ip on POST /orders { 3/1m }
 OPEN: dict[str, Any] = {"request": {"method": "GET", "path": "/health"}}
 SHUT: dict[str, Any] = {"request": {"method": "GET", "path": "/"}}
 TOKEN = "a-token-of-the-gateway"
-PATIENT = 20.0  # seconds: the machine may be busy
+PATIENT = 30.0  # seconds: the machine may be busy
 
 
 def order(total: object) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from policyengine.cli.commands.decide import EXIT_CODES
 from tests import forking
 from tests.entities.conftest import sqlite_of
 from tests.entities.shop import POLICY, READ, SQL, TEAM, USER, mapped, tables
+from tests.processes import stop
 
 ASK = json.dumps(READ).encode()
 
@@ -79,7 +80,7 @@ def served(shop: Path, tmp_path: Path) -> Iterator[str]:
         try:
             yield json.loads(server.stdout.readline())["listening"]
         finally:
-            server.terminate()
+            stop(server)
 
 
 def decided(url: str) -> str:

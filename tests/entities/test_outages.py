@@ -13,7 +13,7 @@ from tests.entities.postgres import PASSWORD, Postgres, running
 from tests.entities.shop import READ, SQL, mapped, read, shop
 
 TIMEOUT = "200ms"
-PATIENCE = 20.0
+PATIENCE = 30.0
 
 
 @pytest.fixture(scope="module")

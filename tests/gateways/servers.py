@@ -20,11 +20,12 @@ from typing import Any
 
 from tests import forking
 from tests.ports import free_port
+from tests.processes import stop
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 WHEELS = ROOT / ".venv-gateways"
-PATIENCE = 20.0  # seconds for a gateway to start on a loaded machine
+PATIENCE = 30.0  # seconds for a gateway to start on a loaded machine
 ENGINE, API, WEB, GRPC = 8080, 9000, 8000, 8081  # as the files in deploy/ have them
 PORT = re.compile(r"(127\.0\.0\.1:|port_value: |//:)(8000|8080|8081|9000)(?!\d)")
 
@@ -221,7 +222,7 @@ def engine_process(*arguments: str, port: int = 0) -> Iterator[tuple[subprocess.
             assert process.stdout is not None
             yield process, (int(json.loads(process.stdout.readline())["listening"].rsplit(":", 1)[1]), grpc)
         finally:
-            process.terminate()
+            stop(process)
 
 
 @contextmanager
@@ -385,7 +386,7 @@ def gateway(
             yield Gateway(kind, client, api, log, output, ports)
         finally:
             client.close()
-            process.terminate()
+            stop(process)
 
 
 def wait_for(client: Client, process: subprocess.Popen[bytes], output: Path) -> None:

@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ from tests.gateways.conftest import SITE
 from tests.gateways.servers import KINDS, Gateway, Upstream, engine, gateway
 from tests.gateways.test_gateways import WRITER
 from tests.halts.commands import command
+from tests.processes import wait_until
 from tests.stores.servers import Server, running
 
 SECOND = 1.0
@@ -77,13 +78,6 @@ def notes(web: Gateway, state: str, halt: str) -> dict[int, float]:
     return found
 
 
-def awaited(true: Callable[[], bool]) -> None:
-    latest = time.monotonic() + 20
-    while not true():
-        assert time.monotonic() < latest
-        time.sleep(0.01)
-
-
 def test_a_halt_reaches_every_worker_behind_every_gateway_within_a_second(
     state: Server, gateways: list[Gateway]
 ) -> None:
@@ -93,7 +87,7 @@ def test_a_halt_reaches_every_worker_behind_every_gateway_within_a_second(
     acknowledged = time.time()
     taken = [seconds_until(web, 403, acknowledged) for web in gateways]
     assert max(taken) < SECOND
-    awaited(lambda: all(notes(web, "on", halted["halt"]["id"]).keys() == {0, 1} for web in gateways))
+    wait_until(lambda: all(notes(web, "on", halted["halt"]["id"]).keys() == {0, 1} for web in gateways))
     for web in gateways:
         assert max(notes(web, "on", halted["halt"]["id"]).values()) - acknowledged < SECOND
         answer = web.client.ask("/v1/things", WRITER)
@@ -120,7 +114,7 @@ def test_a_worker_that_replaces_another_is_halted_before_its_first_decision(
             before = web.log.read_text(encoding="utf-8").count('"event":"started"')
             for process in workers_of_log(web.log)[-2:]:
                 os.kill(process, signal.SIGKILL)
-            awaited(lambda web=web, before=before: started_lines(web) > before)  # type: ignore[misc]
+            wait_until(lambda web=web, before=before: started_lines(web) > before)  # type: ignore[misc]
             statuses = {status(web) for _ in range(CONSECUTIVE)}
             assert statuses <= {403, 503}  # 503: Envoy lost the connection to the killed worker
             assert 403 in statuses

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.ports import free_port
+from tests.processes import stop
 
 WHEELS = Path(__file__).parents[2] / ".venv-tools"
 INSTALL = "make tools"
@@ -60,8 +61,7 @@ def open_bao(folder: Path) -> Iterator[OpenBao]:
         try:
             yield OpenBao(f"http://127.0.0.1:{port}", up(hvac, port, process, folder))
         finally:
-            process.terminate()
-            process.wait(PATIENCE)
+            stop(process)
 
 
 def up(hvac: Any, port: int, process: subprocess.Popen[bytes], folder: Path) -> Any:

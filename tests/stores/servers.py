@@ -11,15 +11,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from time import monotonic, sleep
 from typing import Any
 
 import pytest
 
 from tests.ports import free_port
+from tests.processes import wait_until
 
 PACKAGES = {"redis-server": "redis-server", "valkey-server": "valkey-server"}
-PATIENCE = 20.0
 
 
 @dataclass
@@ -44,7 +43,7 @@ class Server:
         command = [self.program, *filter(None, [file]), *listening, *common, *options]
         with (self.folder / f"{self.port}.log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
-        wait_for(lambda: reachable(self.port))
+        wait_until(lambda: reachable(self.port))
         return self
 
     def pause(self) -> None:
@@ -70,15 +69,6 @@ def reachable(port: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def wait_for(done: object) -> None:
-    """Wait until the condition is true, because another process may take any time."""
-    assert callable(done)
-    until = monotonic() + PATIENCE
-    while not done():
-        assert monotonic() < until, "it took too long"
-        sleep(0.01)
 
 
 def program(name: str) -> str:
@@ -125,7 +115,7 @@ def joined(servers: list[Server]) -> None:
         if number:
             client.execute_command("CLUSTER MEET", "127.0.0.1", first.port, bus)
     for client in clients:
-        wait_for(lambda one=client: whole(one.execute_command("CLUSTER INFO")))
+        wait_until(lambda one=client: whole(one.execute_command("CLUSTER INFO")))
         client.close()
 
 

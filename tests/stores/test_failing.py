@@ -32,8 +32,9 @@ from policyengine.stores.url import (
     open_store,
     parse_store_url,
 )
+from tests.processes import wait_until
 from tests.stores.charges import START, asks, budget, rate
-from tests.stores.servers import Server, running, wait_for
+from tests.stores.servers import Server, running
 
 SLOWEST = 10 * TIMEOUT_SECONDS  # for one decision: it may connect and ask, on a machine that others use
 POLICY = """
@@ -200,7 +201,7 @@ def test_a_killed_server_applies_each_failure_rule_and_recovers(engine: Engine, 
     assert {decided(engine, "/allow") for _ in range(5)} == {"allow"}
     assert decided(engine, "/free") == "allow"
     server.start()
-    wait_for(lambda: decided(engine, "/deny") == "allow")
+    wait_until(lambda: decided(engine, "/deny") == "allow")
 
 
 def test_a_deny_for_an_unavailable_store_names_the_rule(engine: Engine, server: Server) -> None:
@@ -225,7 +226,7 @@ def test_a_server_paused_under_load_delays_decisions_only_briefly(engine: Engine
     assert max(took) < SLOWEST
     assert sum(one > TIMEOUT_SECONDS / 2 for one in took[50:]) <= FAILURES_BEFORE_OPEN + sum(took) / PAUSE_SECONDS + 1
     server.resume()
-    wait_for(lambda: decided(engine, "/deny") == "allow")
+    wait_until(lambda: decided(engine, "/deny") == "allow")
 
 
 def test_a_redis_server_out_of_memory_denies(engine: Engine, server: Server) -> None:
@@ -235,7 +236,7 @@ def test_a_redis_server_out_of_memory_denies(engine: Engine, server: Server) -> 
         client.config_set("maxmemory", "1")
         assert decided(engine, "/deny") == "deny by failure"
         client.config_set("maxmemory", "0")
-    wait_for(lambda: decided(engine, "/deny") == "allow")
+    wait_until(lambda: decided(engine, "/deny") == "allow")
 
 
 def test_a_report_that_cannot_be_stored_returns_503(engine: Engine, server: Server) -> None:

@@ -21,8 +21,9 @@ from policyengine.stores.halts import MAX_HALTS_BYTES, HaltStore, WorkerHalts
 from policyengine.stores.sqlite.store import SqliteStore
 from policyengine.stores.url import open_store
 from tests.halts.halting import HOUR, POLICY, create, outcome, question
+from tests.processes import wait_until
 from tests.server.processes import started
-from tests.stores.servers import Server, running, wait_for
+from tests.stores.servers import Server, running
 
 LATER = int(time()) + 3_600
 HALTING = """
@@ -110,9 +111,9 @@ def test_a_halt_reaches_an_engine_with_its_own_connection(store: Store) -> None:
     mine, theirs = create(store=store), create(store=store)
     assert outcome(theirs, question()) == "allow"
     halt = mine.halt(reason="stop", end=HOUR, agent="bot")
-    wait_for(lambda: outcome(theirs, question()) == "deny halted")
+    wait_until(lambda: outcome(theirs, question()) == "deny halted")
     theirs.lift(halt.id, reason="mended")
-    wait_for(lambda: outcome(mine, question()) == "allow")
+    wait_until(lambda: outcome(mine, question()) == "allow")
 
 
 # ── kill -9 ───────────────────────────────────────────────────────────────────────────────────
@@ -173,7 +174,7 @@ def test_redis_that_keeps_nothing_gets_the_halts_back_from_a_running_process(tmp
         server.kill()
         assert outcome(engine, question()) == "deny halted"
         server.start()
-        wait_for(lambda: json.dumps([one.id for one in known(url)]) == json.dumps([halt.id]))
+        wait_until(lambda: json.dumps([one.id for one in known(url)]) == json.dumps([halt.id]))
         assert outcome(engine, question()) == "deny halted"
 
 
@@ -188,14 +189,14 @@ def test_a_store_that_stops_answering_keeps_the_known_halts(tmp_path: Path) -> N
         assert outcome(engine, question()) == "deny halted"
         server.pause()
         try:
-            wait_for(lambda: engine.halting.status.unreadable == ("the store",))
+            wait_until(lambda: engine.halting.status.unreadable == ("the store",))
             assert outcome(engine, question()) == "deny halted"
             assert outcome(engine, question("/health", agent=None, user=None)) == "allow"
             with pytest.raises(StoreError):
                 engine.halt(reason="more", end=HOUR, user="alice")
         finally:
             server.resume()
-        wait_for(lambda: not engine.halting.status.unreadable)
+        wait_until(lambda: not engine.halting.status.unreadable)
 
 
 @pytest.mark.parametrize("damage", ["UPDATE halts SET number = 'x'", "UPDATE halts SET document = 7, number = 2e15"])
@@ -205,7 +206,7 @@ def test_a_damaged_row_keeps_the_known_halts(tmp_path: Path, damage: str) -> Non
     engine.halt(reason="stop", end=HOUR, agent="bot")
     with found.step() as asked:
         asked.execute(damage)
-    wait_for(lambda: engine.halting.refresh() or engine.halting.status.unreadable == ("the store",))
+    wait_until(lambda: engine.halting.refresh() or engine.halting.status.unreadable == ("the store",))
     assert outcome(engine, question()) == "deny halted"
 
 

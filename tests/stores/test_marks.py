@@ -22,8 +22,9 @@ from policyengine.stores.sql.credential_marks import EVICTION_BATCH_SIZE
 from policyengine.stores.sqlite.store import SqliteStore
 from policyengine.stores.url import TIMEOUT_SECONDS, open_store
 from tests.entities.postgres import Postgres
+from tests.processes import wait_until
 from tests.stores import paying
-from tests.stores.servers import Server, running, wait_for
+from tests.stores.servers import Server, running
 
 NOW = 1_800_000_000
 LATER = NOW + 300
@@ -334,7 +335,7 @@ def test_credential_marks_fail_while_the_server_is_down_and_recover(
                 ask(store.marks)
         assert store.failing
         server.start()
-        wait_for(lambda: answers(ask, store.marks))
+        wait_until(lambda: answers(ask, store.marks))
         store.close()
 
 
@@ -370,7 +371,7 @@ def test_revocations_survive_a_killed_server_with_persistence(tmp_path: Path) ->
         store.marks.once("jti:a", LATER, NOW)
         server.kill()
         server.start()
-        wait_for(lambda: answers(ASKS[3], store.marks))
+        wait_until(lambda: answers(ASKS[3], store.marks))
         assert store.marks.revoked(("agent:a",), NOW) == {"agent:a"}
         assert not store.marks.once("jti:a", LATER, NOW)
         store.close()
