@@ -8,13 +8,14 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from policyengine.stores.url import StoreUrlError, open_store
 from tests.ports import free_port
 from tests.processes import wait_until
 
@@ -86,6 +87,19 @@ def running(name: str, folder: Path, *options: str, port: int | None = None) -> 
         yield server.start()
     finally:
         server.kill()
+
+
+def open_patiently(url: str) -> Any:
+    """Open a store as soon as it answers within the timeout of its URL."""
+    opened: list[Any] = []
+
+    def is_open() -> bool:
+        with suppress(StoreUrlError):
+            opened.append(open_store(url))
+        return bool(opened)
+
+    wait_until(is_open)
+    return opened[0]
 
 
 @contextmanager
