@@ -203,7 +203,7 @@ def test_doctor_checks_each_kind_of_store(tmp_path):
 
 def test_doctor_reports_the_redis_version_and_a_clock_skew(monkeypatch, tmp_path):
     with running("redis-server", tmp_path) as server:
-        url = server.url
+        url = f"{server.url}?timeout=20s"
         found = storage.check_store(url)
         assert found.status is DoctorStatus.OK
         assert re.fullmatch(r"Redis [\d.]+ answers; clocks differ by \d+m?s \(± \d+m?s\)", found.message)

@@ -54,9 +54,7 @@ JSON_RPC = {"accept": "application/json, text/event-stream", "content-type": "ap
 INITIALIZE = {
     "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "a client", "version": "1"},
 }  # fmt: skip
-HTTP = httpx.Client(
-    trust_env=False, timeout=30, headers={"connection": "close"}
-)  # it keeps no connections
+HTTP = httpx.Client(trust_env=False, timeout=30, headers={"connection": "close"})  # it keeps no connections
 _numbers = count()
 
 

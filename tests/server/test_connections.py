@@ -323,7 +323,12 @@ def test_too_many_pipelined_requests_are_answered_in_part_and_the_connection_clo
     plain: str, connect: Connect
 ) -> None:
     sender = connect(plain)
-    sending = threading.Thread(target=sender.sendall, args=(CAREFUL * 1_000,))
+
+    def send() -> None:
+        with suppress(ConnectionError):
+            sender.sendall(CAREFUL * 1_000)
+
+    sending = threading.Thread(target=send)
     sending.start()
     answer = b""
     with_reset = False
@@ -335,8 +340,10 @@ def test_too_many_pipelined_requests_are_answered_in_part_and_the_connection_clo
     sending.join(20)
     found = statuses(answer)
     assert set(found) == {200}
-    assert MAX_PIPELINED_REQUESTS <= len(found) < 1_000
-    assert with_reset or b"connection: close" in answer.rpartition(b"HTTP/1.1 200")[2]
+    assert len(found) < 1_000
+    if not with_reset:  # which takes answers away that had arrived
+        assert len(found) >= MAX_PIPELINED_REQUESTS
+        assert b"connection: close" in answer.rpartition(b"HTTP/1.1 200")[2]
 
 
 def test_bytes_that_are_not_a_request_do_not_replace_the_answer_to_the_request_before_them(

@@ -23,7 +23,7 @@ from policyengine.stores.url import open_store
 from tests.halts.halting import HOUR, POLICY, create, outcome, question
 from tests.processes import wait_until
 from tests.server.processes import started
-from tests.stores.servers import Server, running
+from tests.stores.servers import Server, open_patiently, running
 
 LATER = int(time()) + 3_600
 HALTING = """
@@ -150,14 +150,15 @@ def test_redis_loses_no_acknowledged_halt_when_processes_are_killed(redis_server
 
     with redis.Redis(port=redis_server.port) as client:
         client.flushall()
-    acknowledged = acknowledged_until_killed(redis_server.url, ["a", "b", "c"])
+    url = f"{redis_server.url}?timeout=20s"
+    acknowledged = acknowledged_until_killed(url, ["a", "b", "c"])
     assert len(acknowledged) >= 30
-    assert acknowledged <= ids_in(redis_server.url)
+    assert acknowledged <= ids_in(url)
 
 
 def test_redis_that_appends_to_a_file_loses_no_acknowledged_halt_when_it_is_killed(tmp_path: Path) -> None:
     with running("redis-server", tmp_path, "--appendonly", "yes") as server:
-        url = f"{server.url}?timeout=2s"
+        url = f"{server.url}?timeout=20s"
         engine = Engine.from_text(POLICY, store=open_store(url))
         halts = [engine.halt(reason="r", end=HOUR, agent=f"agent {number}").id for number in range(50)]
         server.kill()
@@ -167,7 +168,7 @@ def test_redis_that_appends_to_a_file_loses_no_acknowledged_halt_when_it_is_kill
 
 def test_redis_that_keeps_nothing_gets_the_halts_back_from_a_running_process(tmp_path: Path) -> None:
     with running("redis-server", tmp_path) as server:
-        url = f"{server.url}?timeout=2s"
+        url = f"{server.url}?timeout=20s"
         engine = Engine.from_text(POLICY, store=open_store(url))
         assert outcome(engine, question()) == "allow"
         halt = engine.halt(reason="stop", end=HOUR, agent="bot")
@@ -184,8 +185,10 @@ def known(url: str) -> tuple[Halt, ...]:
 
 def test_a_store_that_stops_answering_keeps_the_known_halts(tmp_path: Path) -> None:
     with running("redis-server", tmp_path) as server:
-        engine = Engine.from_text(POLICY, store=open_store(server.url))
-        engine.halt(reason="stop", end=HOUR, agent="bot")
+        patient = Engine.from_text(POLICY, store=open_store(f"{server.url}?timeout=20s"))
+        patient.halt(reason="stop", end=HOUR, agent="bot")
+        engine = Engine.from_text(POLICY, store=open_patiently(server.url))
+        wait_until(lambda: engine.halting.status.halts)
         assert outcome(engine, question()) == "deny halted"
         server.pause()
         try:
@@ -215,6 +218,6 @@ def test_a_server_with_a_wrong_clock_cannot_halt(redis_server: Server) -> None:
 
     with redis.Redis(port=redis_server.port) as client:
         client.flushall()  # other tests leave halts that cannot be read
-    engine = create(store=open_store(redis_server.url))  # its clock is months behind
+    engine = create(store=open_store(f"{redis_server.url}?timeout=20s"))  # its clock is months behind
     with pytest.raises(StoreError, match="the clock of this server is"):
         engine.halt(reason="stop", end=HOUR, agent="bot")
