@@ -324,7 +324,7 @@ def shared(tmp_path: Path) -> Iterator[str]:
     with servers.running(
         "valkey-server", tmp_path, *(word for pair in options for word in pair), "--requirepass", "secret"
     ) as server:
-        yield server.url.replace("://", "://:secret@")
+        yield server.url.replace("://", "://:secret@") + "?timeout=20s"
 
 
 @contextmanager

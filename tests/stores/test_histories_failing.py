@@ -54,7 +54,7 @@ def remembering(folder: Path, *options: str) -> Iterator[tuple[Server, Engine]]:
     import redis
 
     with running("redis-server", folder, *options) as server:
-        engine = Engine.from_text(POLICY, store=open_store(f"{server.url}?timeout=2s"))
+        engine = Engine.from_text(POLICY, store=open_store(f"{server.url}?timeout=20s"))
         with redis.Redis(port=server.port, protocol=2) as client:
             begun_long_ago(engine, client)
         yield server, engine
@@ -112,7 +112,7 @@ def test_a_server_with_append_only_persistence_keeps_the_history(tmp_path: Path)
 
 def test_an_engine_started_without_its_server_records_history_later(tmp_path: Path) -> None:
     with running("redis-server", tmp_path) as server:
-        store = open_store(f"{server.url}?timeout=2s")
+        store = open_store(f"{server.url}?timeout=20s")
         server.kill()
         engine = Engine.from_text(POLICY, store=store)
         assert asked(engine, "/after") == "deny by halted"
