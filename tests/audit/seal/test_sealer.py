@@ -7,7 +7,6 @@ import shutil
 import time
 from pathlib import Path
 from threading import Event, Thread
-from time import monotonic
 
 import msgspec
 import pytest
@@ -149,18 +148,17 @@ def test_a_decision_does_not_wait_for_a_seal_that_hangs(path, monkeypatch):
 
     def hang(file: int) -> None:
         begun.set()
-        release.wait(30)
+        release.wait(60)
 
     monkeypatch.setattr(seal_run.os, "fdatasync", hang)
     hanging = Thread(target=log.seal)
     engine.decide(QUESTION)
     hanging.start()
-    assert begun.wait(10)
+    assert begun.wait(30)
     log.sealer.turns.is_wanted = True  # as if the thread hung in its turn
-    began = monotonic()
     for _ in range(50):
         assert engine.decide(QUESTION).allowed
-    assert monotonic() - began < 5
+    assert hanging.is_alive()
     log.sealer.turns.is_wanted = False
     release.set()
     hanging.join()
