@@ -86,7 +86,7 @@ class Behind:
     def __init__(self) -> None:
         self.server = MCPServer("behind")
         self.headers: list[dict[str, str]] = []
-        self.cancelled = 0
+        self.begun = self.cancelled = 0
 
         @self.server.tool()
         def add(a: int, b: int) -> int:
@@ -102,6 +102,7 @@ class Behind:
 
         @self.server.tool()
         async def slow() -> str:
+            self.begun += 1
             try:
                 await anyio.sleep_forever()
             except anyio.get_cancelled_exc_class():
@@ -214,9 +215,8 @@ def test_a_cancelled_call_is_cancelled_upstream_and_reported(url: str, behind: B
     async def run(client: Client) -> None:
         for turn in (1, 2):
             calling = asyncio.create_task(client.call_tool("slow", {}))
-            while len(watched.asked) < turn:
+            while behind.begun < turn:
                 await asyncio.sleep(0.01)
-            await asyncio.sleep(0.1)
             calling.cancel()
             await asyncio.gather(calling, return_exceptions=True)
             while behind.cancelled < turn or len(watched.reports) < turn:
