@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import mkdtemp
@@ -124,10 +124,12 @@ class Postgres:
             path.chmod(0o600)
 
     def kill(self) -> None:
-        """Kill the server, whose other processes then end."""
+        """Kill the server and all of its processes: they end by themselves only once they are idle."""
         if self.process is not None:
             family = self._family()
-            self.process.kill()
+            for pid in family:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             self.process.wait(PATIENCE)
             self.process = None
             wait_until(lambda: not any(map(is_running, family)))
