@@ -425,7 +425,7 @@ def connect_and_send(port: int, request: bytes) -> None:
     until = time.monotonic() + 30
     while True:
         try:
-            with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+            with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
                 connection.sendall(request)
                 assert connection.recv(1)
                 return

@@ -65,7 +65,7 @@ def open_bao(folder: Path) -> Iterator[OpenBao]:
 
 
 def up(hvac: Any, port: int, process: subprocess.Popen[bytes], folder: Path) -> Any:
-    client = hvac.Client(url=f"http://127.0.0.1:{port}", token=ROOT_TOKEN, timeout=5)
+    client = hvac.Client(url=f"http://127.0.0.1:{port}", token=ROOT_TOKEN, timeout=30)
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
         assert process.poll() is None, (folder / "bao.log").read_text()

@@ -61,7 +61,7 @@ class Gateway:
         lines = ["GET /v1 HTTP/1.1", "Host: api.acme.example", "Connection: close", *headers, "", ""]
         self.api.taken()
         with (
-            socket.create_connection(("127.0.0.1", self.port), timeout=10) as raw,
+            socket.create_connection(("127.0.0.1", self.port), timeout=30) as raw,
             context.wrap_socket(raw, server_hostname="gateway") as connection,
         ):
             connection.sendall("\r\n".join(lines).encode())
