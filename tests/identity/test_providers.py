@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from time import monotonic, time
@@ -30,6 +29,7 @@ from tests.identity import providing
 from tests.identity.finding import LONG, SHORT, at_url, refusal
 from tests.identity.keys import jwks, public
 from tests.identity.providing import Faulty, Gate, OpenIdProvider, answers, issuer, kept_for
+from tests.ports import free_port
 from tests.processes import wait_until
 
 
@@ -316,9 +316,8 @@ def test_only_the_first_lookup_waits_if_a_fetch_overruns_its_deadline() -> None:
 
 
 def test_a_refused_connection_makes_the_provider_unavailable(caplog: pytest.LogCaptureFixture) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    source = RemoteKeySource("acme", UrlJwksLoader("acme", f"http://127.0.0.1:{port}/jwks", Fetcher()), timeout=LONG)
+    url = f"http://127.0.0.1:{free_port()}/jwks"
+    source = RemoteKeySource("acme", UrlJwksLoader("acme", url, Fetcher()), timeout=LONG)
     assert refusal(source) is RefusalCode.PROVIDER
     assert "the keys of `acme` cannot be read: the server cannot be reached: connection refused" in caplog.text
 
