@@ -416,7 +416,7 @@ def test_only_the_owner_may_use_the_socket_file_and_the_port_still_answers(tmp_p
 
 def test_a_stopped_server_answers_nothing_and_leaves_no_files(tmp_path: Path) -> None:
     path = tmp_path / "policy.sock"
-    with started(SERVE, str(path)) as (_, process), SocketClient(path) as client:
+    with started(SERVE, str(path)) as (_, process), SocketClient(path, timeout=30) as client:
         assert client.decide(OPEN).allowed
         process.terminate()
         process.wait(20)
