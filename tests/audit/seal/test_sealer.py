@@ -27,6 +27,7 @@ from tests.audit.seal.logs import (
     verified,
     write_lines,
 )
+from tests.processes import wait_until
 
 ALLOWING = "anyone { may GET /v1/** }"
 QUESTION = {"request": {"method": "GET", "path": "/v1/a"}}
@@ -210,17 +211,11 @@ def test_a_log_that_was_written_without_a_seal_is_sealed_from_its_first_line(pat
 
 
 def test_sealing_happens_by_itself_within_the_interval(path):
-    from threading import Event
-
     from policyengine.audit import DecisionLog
 
     log = DecisionLog(path, seal=SealOptions(interval=0.01))
     write_lines(log, 3)
-    for _ in range(1_000):
-        if (folder(path) / "checkpoint").exists():
-            break
-        Event().wait(0.01)
-    assert checkpoint_of(path).size == 3
+    wait_until(lambda: (folder(path) / "checkpoint").exists() and checkpoint_of(path).size == 3)
     log.close()
 
 
