@@ -79,7 +79,9 @@ def test_a_stopped_database_makes_facts_unknown_until_it_returns(mortal, engine,
     assert PASSWORD not in caplog.text
 
 
-def test_terminated_idle_database_connections_are_reopened(mortal, engine):
+def test_terminated_idle_database_connections_are_reopened(mortal, tmp_path):
+    engine = shop(read(mapped(tmp_path, mortal.url, lookup=True, ttl="0s", timeout="20s")))
+    assert engine.decide(READ).allowed
     mortal.run("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'policyengine'")
     assert engine.decide(READ).allowed
 

@@ -138,7 +138,7 @@ def ids_in(url: str) -> set[str]:
 
 
 def test_sqlite_loses_no_acknowledged_halt_when_processes_are_killed(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/state.db"
+    url = f"sqlite:///{tmp_path}/state.db?timeout=20s"
     SqliteStore(tmp_path / "state.db").close()
     acknowledged = acknowledged_until_killed(url, ["a", "b", "c"])
     assert len(acknowledged) >= 30
