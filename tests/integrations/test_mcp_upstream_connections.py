@@ -31,6 +31,13 @@ CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab\r\n1;x=
 MEASURED = b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nabc"
 
 
+@pytest.fixture(autouse=True)
+def kept_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep connections that a busy machine would drop: it may take seconds to use them again."""
+    for name in ("FINISH_SECONDS", "IDLE_SECONDS"):
+        monkeypatch.setattr(upstream_connections, name, 60.0)
+
+
 def run(script: Script, work: Callable[[ScriptedHttp, UpstreamConnections], Awaitable[Any]]) -> Any:
     async def limited() -> Any:
         async with asyncio.timeout(20), scripted(script) as behind:

@@ -77,7 +77,7 @@ class Gateway:
     engine: Engine = field(default_factory=lambda: Engine.from_text(POLICY, "notes.policy"))
     clock: Clock = field(default_factory=Clock)
     unreviewed: str = "deny"
-    limit: float = 20.0
+    listing_limit: float = 20.0
     name: str = "a client"
     mode: str = "legacy"
 
@@ -87,8 +87,8 @@ class Gateway:
 
     def talk(self, plan: dict[str, Any], work: Callable[[Client], Awaitable[Any]]) -> Any:
         """Connect a client through the gateway."""
-        upstream = McpUpstream(hostile_server(self.folder, plan), {}, {}, self.limit)
-        options = PinOptions(refresh=60.0, limit=self.limit, clock=self.clock)
+        upstream = McpUpstream(hostile_server(self.folder, plan), {}, {}, 20.0)
+        options = PinOptions(refresh=60.0, limit=self.listing_limit, clock=self.clock)
         pins = ToolPins(self.folder / "mcp-pins.json", self.unreviewed, options)
         gateway = McpGateway(self.engine, "notes", CODER, upstream, pins=pins)
 
@@ -419,7 +419,7 @@ def test_attack_too_many_tools_are_not_shown(gateway: Gateway) -> None:
 
 def test_attack_a_server_that_never_lists_its_tools_is_not_called(gateway: Gateway) -> None:
     gateway.pin(READ)
-    gateway.limit = 0.2
+    gateway.listing_limit = 0.2
 
     async def work(client: Client) -> None:
         with pytest.raises(MCPError, match="did not"):
