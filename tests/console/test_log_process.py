@@ -142,7 +142,7 @@ def test_a_stop_does_not_wait_for_a_search(world: World, tmp_path: Path) -> None
     thread.start()
     wait_until(reader._lock.locked)
     reader.close()
-    thread.join(10)
+    thread.join(30)
     assert problems == ["the server is stopping"]
 
 
