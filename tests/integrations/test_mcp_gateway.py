@@ -153,7 +153,7 @@ def talk(target: Any, work: Callable[[Client], Awaitable[Any]], **options: Any) 
         async with Client(target, **options) as client:
             return await work(client)
 
-    return asyncio.run(asyncio.wait_for(run(), 30))
+    return asyncio.run(asyncio.wait_for(run(), 60))
 
 
 def refused(target: Any, work: Callable[[Client], Awaitable[Any]], **options: Any) -> MCPError:
@@ -264,7 +264,7 @@ def test_the_gateway_works_with_a_fastmcp_server_and_client(watched: Watched) ->
                 await client.call_tool("secret", {})
 
     with serving(server.http_app()) as upstream, serving(app_of(watched, f"{upstream}/mcp")) as gateway:
-        asyncio.run(asyncio.wait_for(run(f"{gateway}/mcp"), 30))
+        asyncio.run(asyncio.wait_for(run(f"{gateway}/mcp"), 60))
 
 
 def test_each_client_with_a_session_has_its_own_upstream_session(url: str, behind: Behind) -> None:
@@ -342,7 +342,7 @@ def test_opening_too_many_sessions_ends_sessions_of_the_same_caller(
             )
 
     with serving(behind) as upstream, serving(app_of(watched, f"{upstream}/mcp", identify=who)) as gateway:
-        answer, begun, ended = asyncio.run(asyncio.wait_for(run(f"{gateway}/mcp"), 30))
+        answer, begun, ended = asyncio.run(asyncio.wait_for(run(f"{gateway}/mcp"), 60))
     assert answer.content[0].text == "3"
     assert begun == [200] * 6
     assert ended == 404

@@ -91,7 +91,7 @@ async def session_with(script: Script, limit: float = 10.0, **headers: str) -> A
 
 def run(work: Callable[[], Awaitable[None]]) -> None:
     async def limited() -> None:
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             await work()
 
     asyncio.run(limited())

@@ -147,7 +147,7 @@ def request(method: str, params: Any = None, id: Any = 2) -> dict[str, Any]:
 @asynccontextmanager
 async def client_of(gateway: McpGateway) -> AsyncIterator[Client]:
     app = http_app(gateway)
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         async with app.router.lifespan_context(app), anyio.create_task_group() as group:
             yield Client(app, group)
             group.cancel_scope.cancel()

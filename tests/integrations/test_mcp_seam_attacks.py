@@ -60,7 +60,7 @@ from tests.integrations.conftest import BOT, Watched
 from tests.integrations.era_servers import HELLO, MODERN, EraServer, envelope, gateway_of, raw
 from tests.integrations.serving import serving
 
-SECONDS = 30.0  # after which a test fails that would hang
+SECONDS = 60.0  # after which a test fails that would hang
 FOLLOWED = ["docs://open/a"] * (MAX_FOLLOWED + 1)
 
 

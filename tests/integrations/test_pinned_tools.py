@@ -97,7 +97,7 @@ class Gateway:
             async with Client(connected(gateway), mode=self.mode, client_info=info) as client:
                 return await work(client)
 
-        return asyncio.run(asyncio.wait_for(run(), 30))
+        return asyncio.run(asyncio.wait_for(run(), 60))
 
 
 @asynccontextmanager
@@ -295,7 +295,7 @@ def test_attack_calls_of_a_denied_tool_do_not_list_all_pages_each_time(gateway: 
         assert not await find("write", "one")
         assert listed == ["one", "other", "one", "one"]
 
-    asyncio.run(asyncio.wait_for(run(), 20))
+    asyncio.run(asyncio.wait_for(run(), 60))
 
 
 def test_the_callers_whose_calls_were_denied_are_bounded(gateway: Gateway) -> None:
@@ -309,7 +309,7 @@ def test_the_callers_whose_calls_were_denied_are_bounded(gateway: Gateway) -> No
         for number in range(MAX_DENIED_CALLERS + 10):
             await session.find("write", fetch, {}, nullcontext, str(number))
 
-    asyncio.run(asyncio.wait_for(run(), 20))
+    asyncio.run(asyncio.wait_for(run(), 60))
     assert len(session._denied) == MAX_DENIED_CALLERS
 
 
@@ -693,7 +693,7 @@ def test_calls_that_arrive_during_a_listing_share_it(gateway: Gateway) -> None:
             await anyio.wait_all_tasks_blocked()
             is_listed.set()
 
-    asyncio.run(asyncio.wait_for(run(), 20))
+    asyncio.run(asyncio.wait_for(run(), 60))
     assert len(listings) == 1
     assert [isinstance(tool, ListedTool) and tool.is_reviewed for tool in found] == [True] * 3
 
@@ -705,4 +705,4 @@ def test_a_pin_file_that_cannot_be_read_needs_no_list_of_the_server(gateway: Gat
         raise AssertionError("the server was asked")
 
     with pytest.raises(PinFileError, match="cannot be read"):
-        asyncio.run(asyncio.wait_for(session.list(fetch, {}), 20))
+        asyncio.run(asyncio.wait_for(session.list(fetch, {}), 60))
