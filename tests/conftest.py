@@ -26,6 +26,7 @@ MISSING = re.compile(
     r"(?:Skipped: )?(?:could not import '(?P<module>[\w.]+)'|(?P<program>[\w. -]+) is (?:missing|not installed)\b)"
 )
 LARGEST_REMEMBERED = 30_000  # characters; tests of large policies measure how long it takes to compile them
+CLIENT_SECONDS = 30.0  # instead of 5, which a server on a busy machine reaches
 Compiled = tuple[Any, tuple[Any, ...]]
 
 # No deadlines: on two shared cores they measure other processes. `make test-deep` tries more examples.
@@ -104,6 +105,9 @@ def pytest_collection_finish() -> None:
     for name in ("httpx", "httpx2"):
         if transports := sys.modules.get(f"{name}._transports.default"):
             transports.create_ssl_context = remember_contexts(transports.create_ssl_context)
+        if config := sys.modules.get(f"{name}._config"):  # of clients of tests; ours state theirs
+            limits = config.DEFAULT_TIMEOUT_CONFIG
+            limits.connect = limits.read = limits.write = limits.pool = CLIENT_SECONDS
 
 
 @settings(max_examples=1, database=None)

@@ -4,11 +4,12 @@ import signal
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
 from policyengine.diagnostics.model import PolicyError
 from policyengine.engine import Engine
-from tests.conftest import LARGEST_REMEMBERED
+from tests.conftest import CLIENT_SECONDS, LARGEST_REMEMBERED
 
 pytest_plugins = ["pytester"]
 CHECKOUT = Path(__file__).parent.parent
@@ -119,6 +120,16 @@ def test_forked_workers_report_crashes_and_failures_in_fixtures_and_tests(suite,
     ])  # fmt: skip
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only")
+def test_a_wrong_path_is_one_message_also_with_workers(suite, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(CHECKOUT))
+    suite.makepyfile("def test_it(): pass")
+    ended = suite.runpytest_subprocess("-n", "1", "nothing.py")
+    assert ended.ret == pytest.ExitCode.USAGE_ERROR
+    ended.stderr.fnmatch_lines(["ERROR: file or directory not found: nothing.py"])
+    assert "Traceback" not in ended.stderr.str() + ended.stdout.str()
+
+
 def test_workers_collect_themselves_if_no_process_collects_for_them(suite, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(CHECKOUT))
     suite.makepyfile("""
@@ -131,6 +142,10 @@ def test_workers_collect_themselves_if_no_process_collects_for_them(suite, monke
 
 
 POLICY = "language 1 package p anyone { may GET /a }"
+
+
+def test_http_clients_of_tests_wait_for_a_busy_machine():
+    assert httpx.Client().timeout == httpx.Timeout(CLIENT_SECONDS)
 
 
 def test_engines_of_the_same_text_share_a_kernel_but_those_of_another_text_or_name_do_not():

@@ -28,6 +28,7 @@ from policyengine.cli.app import COMMANDS, build_application
 from policyengine.cli.settings.registry import BY_OPTION
 from tests.pages import ran
 from tests.ports import free_port
+from tests.processes import stop
 from tests.stores import servers
 
 yaml = pytest.importorskip("yaml")
@@ -323,7 +324,7 @@ def shared(tmp_path: Path) -> Iterator[str]:
     with servers.running(
         "valkey-server", tmp_path, *(word for pair in options for word in pair), "--requirepass", "secret"
     ) as server:
-        yield server.url.replace("://", "://:secret@")
+        yield server.url.replace("://", "://:secret@") + "?timeout=20s"
 
 
 @contextmanager
@@ -416,7 +417,7 @@ def test_the_sample_upstream_prints_each_request_at_once() -> None:
             connect_and_send(port, b"POST /v1/refunds?a=1 HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n")
             assert upstream.stdout.readline() == "POST /v1/refunds?a=1\n"
         finally:
-            upstream.terminate()
+            stop(upstream)
 
 
 def connect_and_send(port: int, request: bytes) -> None:
@@ -424,7 +425,7 @@ def connect_and_send(port: int, request: bytes) -> None:
     until = time.monotonic() + 30
     while True:
         try:
-            with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+            with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
                 connection.sendall(request)
                 assert connection.recv(1)
                 return

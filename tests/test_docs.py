@@ -24,6 +24,7 @@ from policyengine.syntax.parse import parse
 from policyengine.testing import collect, run
 from tests import forking
 from tests.pages import CHECKOUT, EXAMPLES, SERVED, Block, blocks, commands, copy_examples, matches, ran
+from tests.processes import stop
 
 DOCS = CHECKOUT / "docs"
 PAGES = sorted([CHECKOUT / "README.md", *DOCS.glob("*.md"), *EXAMPLES.glob("*/README.md")])
@@ -127,7 +128,7 @@ def serving(folder: Path, example: str) -> Iterator[str]:
         try:
             yield json.loads(server.stdout.readline())["listening"]
         finally:
-            server.terminate()
+            stop(server)
 
 
 RUN = [page for page in PAGES if any(block.language in ("console", "python") for block in blocks(page))]

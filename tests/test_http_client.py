@@ -24,6 +24,7 @@ from policyengine.runtime.decision import Decision, Gate
 from policyengine.runtime.values import Invalid
 from policyengine.server import create_app
 from tests.integrations.serving import serving
+from tests.processes import wait_until
 
 POLICY = """
 language 1
@@ -36,7 +37,7 @@ rate "orders" per request.ip on POST /orders { 3/1m }
 OPEN: dict[str, Any] = {"request": {"method": "GET", "path": "/health"}}
 SHUT: dict[str, Any] = {"request": {"method": "GET", "path": "/"}}
 TOKEN = "a-token-of-the-gateway"
-PATIENT = 20.0  # seconds: the machine may be busy
+PATIENT = 30.0  # seconds: the machine may be busy
 
 
 def order(total: object) -> dict[str, Any]:
@@ -154,7 +155,7 @@ def lying(*answers: bytes | None) -> Iterator[tuple[str, list[bytes]]]:
         def run() -> None:
             for answer in answers:
                 connection = held.enter_context(server.accept()[0])
-                connection.settimeout(5)
+                connection.settimeout(30)
                 asked.append(connection.recv(65_536))
                 if answer is not None:
                     connection.sendall(answer)
@@ -168,7 +169,7 @@ def lying(*answers: bytes | None) -> Iterator[tuple[str, list[bytes]]]:
         thread.start()
         yield f"http://127.0.0.1:{server.getsockname()[1]}", asked
         server.shutdown(socket.SHUT_RDWR)  # it may be waiting for one more
-        thread.join(10)
+        thread.join(30)
 
 
 def answer(content: bytes, status: int = 200, media: str = "application/msgpack") -> bytes:
@@ -208,7 +209,7 @@ def test_an_invalid_answer_is_a_deny(ask: Call, bytes_: bytes, words: str) -> No
 def test_a_timeout_is_a_deny(ask: Call) -> None:
     with lying(None, None) as (url, asked):
         assert is_failure(ask(url, "decide", OPEN, client={"timeout": 0.05}), "no answer within 50 ms")
-    assert len(asked) == 2
+        wait_until(lambda: len(asked) == 2)
 
 
 def test_the_client_retries_once_with_the_same_idempotency_key(ask: Call) -> None:

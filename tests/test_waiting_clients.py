@@ -41,7 +41,7 @@ PEOPLE = [
 ]
 CAROL, DORA = ProvedPerson("carol", "acme"), ProvedPerson("dora", "acme")
 TOKEN = "a-token-of-the-gateway"
-PATIENT = 20.0  # seconds: the machine may be busy
+PATIENT = 30.0  # seconds: the machine may be busy
 NOW = datetime(2027, 1, 4, 12, tzinfo=UTC)
 Act = Callable[[str], object]
 AMOUNTS = count(501)

@@ -11,11 +11,12 @@ import socket
 import subprocess
 import sys
 import tempfile
+from ast import literal_eval
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread, active_count
-from typing import Any
+from typing import Any, BinaryIO
 
 import _pytest.config
 import pytest
@@ -48,7 +49,8 @@ os._exit(status)
 
 
 def start(config: pytest.Config, specs: list[Any]) -> None:
-    """Start the template of a run, and let its workers be forked from it."""
+    """Start the template of a run, wait until it has collected, and let the workers be forked from it. Raises
+    UsageError."""
     from xdist.plugin import _sys_path
 
     folder = tempfile.mkdtemp(prefix="workers-")
@@ -60,11 +62,15 @@ def start(config: pytest.Config, specs: list[Any]) -> None:
     template = subprocess.Popen(
         [sys.executable, __file__, repr((_sys_path, options))],
         stdin=listening,
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
         env={name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST_")},
     )
     listening.close()
     config.add_cleanup(lambda: stop(template, address))
+    assert template.stdout is not None
+    with template.stdout as mistakes:
+        if mistake := mistakes.read():
+            raise pytest.UsageError(*literal_eval(mistake.decode()))
     for spec in specs:
         spec.python = shlex.join([sys.executable, "-IS", "-c", CONNECTION, address])
 
@@ -80,8 +86,8 @@ def stop(template: subprocess.Popen[bytes], address: str) -> None:
 class Template:
     """The plugin of the process that collects: in place of the tests, it runs a loop that forks the workers."""
 
-    def __init__(self, listening: socket.socket) -> None:
-        self._listening = listening
+    def __init__(self, listening: socket.socket, mistakes: BinaryIO) -> None:
+        self._listening, self._mistakes = listening, mistakes
         self._reports: list[pytest.CollectReport] = []
         self._is_worker = False
         self._has_interactor, self._has_ended = Event(), Event()
@@ -95,6 +101,7 @@ class Template:
         if self._is_worker:
             return None
         assert active_count() == 1, "a thread does not survive a fork"
+        self._mistakes.close()
         streams = fork_workers(self._listening)
         self._is_worker = True
         return self._work(session, streams)
@@ -219,21 +226,26 @@ def end_worker(workers: dict[int, Worker], worker: Worker, file: int) -> None:
 def main(path: list[str], arguments: list[str]) -> None:
     sys.path = path
     listening = socket.socket(fileno=os.dup(0))
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    mistakes = os.fdopen(os.dup(1), "wb")
+    for number, mode in enumerate((os.O_RDONLY, os.O_WRONLY)):
+        os.dup2(os.open(os.devnull, mode), number)
     config = _pytest.config._prepareconfig(arguments, None)
     from xdist.remote import setup_config  # not before pytest has registered it
 
     setup_config(config, None)
     config.workerinput = {"workerid": "template", "testrunuid": ""}  # type: ignore[attr-defined]
     config.workeroutput = {}  # type: ignore[attr-defined]
-    template = Template(listening)
+    template = Template(listening, mistakes)
     config.pluginmanager.register(template)
-    config.hook.pytest_cmdline_main(config=config)
+    try:
+        config.hook.pytest_cmdline_main(config=config)
+    except pytest.UsageError as error:
+        with mistakes:
+            mistakes.write(repr(error.args).encode())
+        sys.exit(pytest.ExitCode.USAGE_ERROR)
     if template._is_worker:
         template.end()
 
 
 if __name__ == "__main__":
-    from ast import literal_eval
-
     main(*literal_eval(sys.argv[1]))

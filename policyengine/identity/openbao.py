@@ -156,6 +156,7 @@ class OpenBaoClient:
     def _asked(self, name: str, asks: Callable[[hvac.Client], Any], now: int) -> Any:
         import requests
         from hvac import exceptions
+        from urllib3.exceptions import ReadTimeoutError
 
         with requests.Session() as session:
             session.trust_env = False  # so that the token reaches no proxy, and `.netrc` is ignored
@@ -174,6 +175,8 @@ class OpenBaoClient:
                     f"`{name}`: the certificate of OpenBao is not trusted", "check `ca`"
                 ) from None
             except (OSError, exceptions.VaultError, ValueError) as error:
+                if isinstance(error.__context__, ReadTimeoutError):  # `requests` calls it a ConnectionError in a body
+                    raise SingleFlightTimeoutError from None
                 why = type(error).__name__
                 raise IdentityConfigError(
                     f"`{name}`: OpenBao at `{self.settings.address}` does not answer: {why}"

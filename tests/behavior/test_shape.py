@@ -2,7 +2,7 @@
 
 from decimal import Decimal
 from random import Random
-from time import perf_counter
+from time import process_time
 
 import pytest
 
@@ -193,7 +193,7 @@ def test_random_payloads_are_read_within_the_limits():
 
 def test_a_hostile_payload_takes_less_time_than_its_decoding():
     bodies = [{f"field {number}": {"a": {"b": 1}} for number in range(10_000)}, deep(30), {"a": (1,) * 10_000}]
-    began = perf_counter()
+    began = process_time()
     for body in bodies * 20:
         shape(body)
-    assert perf_counter() - began < 2
+    assert process_time() - began < 2

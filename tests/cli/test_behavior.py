@@ -19,6 +19,7 @@ from policyengine.behavior.row import pack_row
 from policyengine.behavior.tracker import BehaviorTracker
 from tests import forking
 from tests.behavior.reporting_agents import BEGIN, POLICY, FakeClock, packed, question, work
+from tests.processes import stop
 
 PLAIN = "\n".join(line for line in POLICY.splitlines() if "behavior." not in line)
 
@@ -362,7 +363,7 @@ def test_a_served_folder_is_held_from_the_start_and_follows_requests(run, world)
             refused = run("behavior", "learn", "log.jsonl", "-o", "served")
             ended = run("behavior", "forget", "report-1", "--behavior", "served")
         finally:
-            server.terminate()
+            stop(server)
     assert "a running server keeps learned behavior" in refused.err
     assert ended.out == "the server that keeps `served` forgets report-1 of idp within a minute\n"
     assert Caller("idp", "report-1") not in BehaviorFolder(world / "served").load_rows(10**6)

@@ -22,6 +22,7 @@ from policyengine.identity.keys.signing_keys import new_ring, write_ring
 from policyengine.install_hints import install_command
 from policyengine.stores import clock_skew
 from policyengine.stores.sqlite.store import SqliteStore
+from tests.ports import free_port
 from tests.stores.servers import running
 
 LIMITED = 'language 1\npackage p\nanyone { may GET /a }\nrate "r" per request.path on GET /a { 5/1m }\n'
@@ -29,9 +30,7 @@ LIMITED = 'language 1\npackage p\nanyone { may GET /a }\nrate "r" per request.pa
 
 @pytest.fixture
 def port():
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        found = taken.getsockname()[1]
-    return found
+    return free_port()
 
 
 def statuses(found):
@@ -203,7 +202,7 @@ def test_doctor_checks_each_kind_of_store(tmp_path):
 
 def test_doctor_reports_the_redis_version_and_a_clock_skew(monkeypatch, tmp_path):
     with running("redis-server", tmp_path) as server:
-        url = server.url
+        url = f"{server.url}?timeout=20s"
         found = storage.check_store(url)
         assert found.status is DoctorStatus.OK
         assert re.fullmatch(r"Redis [\d.]+ answers; clocks differ by \d+m?s \(± \d+m?s\)", found.message)
@@ -302,8 +301,7 @@ def test_doctor_warns_about_a_client_whose_agent_is_unknown(run, tmp_path, port)
 
 
 def test_doctor_warns_about_an_unreachable_issuer(run, tmp_path, port):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    url = f"http://127.0.0.1:{free_port()}"
     (tmp_path / "p.policy").write_text(IDENTIFIED.replace("acme.json", f"{url}/jwks"))
     (tmp_path / "identity.toml").write_text("")
     ended = run("doctor", tmp_path, "--port", port, "--identity", tmp_path / "identity.toml")
@@ -313,8 +311,7 @@ def test_doctor_warns_about_an_unreachable_issuer(run, tmp_path, port):
 
 
 def test_doctor_warns_about_an_unreachable_attester(run, tmp_path, port):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    url = f"http://127.0.0.1:{free_port()}"
     (tmp_path / "p.policy").write_text(f'{ATTESTED} attester lab {{ url "https://attest.acme.example" }}')
     (tmp_path / "acme.json").write_text('{"keys": []}')
     (tmp_path / "identity.toml").write_text(f'[attesters.lab]\nkeys = "{url}/jwks"')

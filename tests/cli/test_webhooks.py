@@ -19,9 +19,9 @@ from policyengine.stores.memory.store import MemoryStore
 from policyengine.webhooks import verify_webhook
 from policyengine.webhooks.spool import SpoolMessage, WebhookSpool
 from tests.audit.sinks.receivers import Receiver, http_receiver
+from tests.processes import wait_until
 from tests.server.processes import started
 from tests.server.test_log import SERVE, ask
-from tests.stores.servers import wait_for
 from tests.stores.test_approval_desk import Desk
 from tests.webhooks.sending import NOW, SECRET, secret_file
 
@@ -148,7 +148,7 @@ def test_a_server_that_was_killed_sends_after_a_restart_what_it_had_not_sent(
     with started(SERVE, *arguments) as (line, process):
         port = int(json.loads(line)["listening"].rpartition(":")[2])
         assert ask(port, "/decide", QUESTION)["outcome"] == "confirm"
-        wait_for(lambda: waiting(run) == 1)
+        wait_until(lambda: waiting(run) == 1)
         assert ready(port)
         process.kill()
         process.wait()
@@ -158,7 +158,7 @@ def test_a_server_that_was_killed_sends_after_a_restart_what_it_had_not_sent(
     spool.postpone(message, 0.0, "")
     spool.close()
     with started(SERVE, *arguments, "--workers", "2"):
-        wait_for(lambda: len(receiver.requests) == 1)
+        wait_until(lambda: len(receiver.requests) == 1)
     [request] = receiver.requests
     assert json.loads(request.body)["data"]["rule"] == "large"
     assert verify_webhook(request.body, request.headers, SECRET) == message.id

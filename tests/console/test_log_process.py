@@ -20,7 +20,7 @@ from policyengine.audit.query.query import AuditQuery, QueryAnswer
 from policyengine.audit.query.requester_history import RequesterActivity, RequesterSearch
 from policyengine.halts.requests import make_halt
 from tests.console.world import World
-from tests.server.test_workers import awaited, ended
+from tests.processes import is_running, wait_until
 
 HOUR = timedelta(hours=1)
 
@@ -73,7 +73,7 @@ def test_a_process_ends_with_its_reader(world: World) -> None:
     process = process_of(reader)
     del reader
     gc.collect()
-    awaited(lambda: ended(process))
+    wait_until(lambda: not is_running(process))
 
 
 def test_an_error_is_an_answer_and_ends_nothing(world: World, reader: LogReader, tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_a_process_that_has_ended_is_replaced(world: World, reader: LogReader) -
     reader.ask(LogSearch(world.log, AuditQuery()))
     first = process_of(reader)
     os.kill(first, signal.SIGKILL)
-    awaited(lambda: ended(first))
+    wait_until(lambda: not is_running(first))
     assert reader.ask(LogSearch(world.log, AuditQuery())) is not None
     assert process_of(reader) != first
 
@@ -99,13 +99,16 @@ def test_an_idle_process_ends_by_itself(world: World) -> None:
     reader = LogReader(idle=0.001)
     reader.ask(LogSearch(world.log, AuditQuery()))
     first = process_of(reader)
-    awaited(lambda: ended(first))
+    wait_until(lambda: not is_running(first))
     assert reader.ask(LogSearch(world.log, AuditQuery())) is not None
     reader.close()
 
 
 def test_a_search_that_takes_too_long_is_ended(world: World) -> None:
-    reader = LogReader(longest=0.001)
+    reader = LogReader()
+    reader.ask(LogSearch(world.log, AuditQuery()))
+    os.kill(process_of(reader), signal.SIGSTOP)  # it works for a long time
+    reader._longest = 0.001
     with pytest.raises(LogReadError, match=r"longer than 0\.001 s"):
         reader.ask(LogSearch(world.log, AuditQuery()))
     assert reader._process is None
@@ -137,9 +140,9 @@ def test_a_stop_does_not_wait_for_a_search(world: World, tmp_path: Path) -> None
 
     thread = threading.Thread(target=ask)
     thread.start()
-    awaited(reader._lock.locked)
+    wait_until(reader._lock.locked)
     reader.close()
-    thread.join(10)
+    thread.join(30)
     assert problems == ["the server is stopping"]
 
 
@@ -149,5 +152,5 @@ def test_the_process_ends_with_its_server(world: World) -> None:
     first = process_of(reader)
     assert reader._connection is not None
     reader._connection.close()
-    awaited(lambda: ended(first))
+    wait_until(lambda: not is_running(first))
     reader.close()

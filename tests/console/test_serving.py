@@ -20,8 +20,9 @@ from policyengine.cli import main
 from tests import forking
 from tests.console.answering import POLICY
 from tests.console.world import Provider, StartedLogin, Visitor
+from tests.processes import wait_until
 from tests.server.processes import started
-from tests.server.test_workers import awaited, workers_of
+from tests.server.test_workers import workers_of
 
 OPEN = 'language 1\npackage shop\nissuer acme { url "URL" scopes none }\nanyone { may GET /health }\n'
 ASK = {"request": {"method": "GET", "path": "/health"}}
@@ -118,7 +119,7 @@ def test_with_several_workers_one_console_counts_for_all(policy: Path, tmp_path:
         assert served.urls["sign_in"] != first
         assert visitor.get("/").status == 303  # sessions ended with the process
         assert served.operator().get("/").status == 200
-        awaited(lambda: len(workers_of(served.process)) == 2)
+        wait_until(lambda: len(workers_of(served.process)) == 2)
         _, err = served.stop()
         assert "Traceback" not in err
 
@@ -148,7 +149,7 @@ def test_a_person_with_a_link_approves_and_halts_at_a_server_of_two_workers(tmp_
         page = visitor.post("/halts/check", {"csrf": page.field("csrf"), **form})
         assert "would have covered <b>3</b> of them" in page.text
         assert visitor.post("/halts", {"csrf": page.field("csrf"), "once": page.field("once"), **form}).status == 201
-        awaited(lambda: {served.ask(asked)["gate"] for _ in range(8)} == {"halted"})
+        wait_until(lambda: {served.ask(asked)["gate"] for _ in range(8)} == {"halted"})
         _, err = served.stop()
         assert "Traceback" not in err
 

@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import mkdtemp
@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 
 from tests.ports import free_port
-from tests.stores.servers import reachable, wait_for
+from tests.processes import is_running, wait_until
+from tests.stores.servers import reachable
 
-PATIENCE = 20.0
+PATIENCE = 30.0
 EMPTY = """
 do $$ declare one record; begin
   for one in select format('%I.%I', schemaname, tablename) as name from pg_tables
@@ -95,8 +96,8 @@ class Postgres:
         with (self.folder / "server.log").open("ab") as log:
             command = [program("postgres"), "-D", str(self.folder / "data"), *options, *self.options]
             self.process = subprocess.Popen(command, stdout=log, stderr=log, **somebody())
-        wait_for(lambda: reachable(self.port))
-        wait_for(self._ready)
+        wait_until(lambda: reachable(self.port))
+        wait_until(self._ready)
         return self
 
     def _ready(self) -> bool:
@@ -123,13 +124,15 @@ class Postgres:
             path.chmod(0o600)
 
     def kill(self) -> None:
-        """Kill the server, whose other processes then end."""
+        """Kill the server and all of its processes: they end by themselves only once they are idle."""
         if self.process is not None:
             family = self._family()
-            self.process.kill()
+            for pid in family:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             self.process.wait(PATIENCE)
             self.process = None
-            wait_for(lambda: not any(map(runs, family)))
+            wait_until(lambda: not any(map(is_running, family)))
 
     def pause(self) -> None:
         """Suspend the server and all of its processes; connections stay open."""
@@ -159,14 +162,6 @@ class Postgres:
             "drop schema public cascade; create schema public; grant usage on schema public to reader;"
             f"{statements} grant select on all tables in schema public to reader;"
         )
-
-
-def runs(pid: int) -> bool:
-    """Return whether a process has not ended, whether or not its end was waited for."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 @contextmanager

@@ -138,7 +138,7 @@ def test_the_watcher_thread_polls_until_it_is_stopped(folder, monkeypatch):
     [thread] = {*threading.enumerate()} - others
     assert seen.wait(10)
     following.stop()
-    thread.join(10)
+    thread.join(30)
     assert not thread.is_alive()
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from policyengine.entities.worker_pool import MAX_STUCK_THREADS, WorkerPool, WorkerTimeoutError
 
-PATIENCE = 10.0
+PATIENCE = 30.0
 
 
 class Connection:

@@ -20,13 +20,15 @@ from typing import Any
 
 from tests import forking
 from tests.ports import free_port
+from tests.processes import stop
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 WHEELS = ROOT / ".venv-gateways"
-PATIENCE = 20.0  # seconds for a gateway to start on a loaded machine
+PATIENCE = 30.0  # seconds for a gateway to start on a loaded machine
 ENGINE, API, WEB, GRPC = 8080, 9000, 8000, 8081  # as the files in deploy/ have them
 PORT = re.compile(r"(127\.0\.0\.1:|port_value: |//:)(8000|8080|8081|9000)(?!\d)")
+TIMEOUT = re.compile(r"(timeout:? )[12]s\b")
 
 
 # ── The client ────────────────────────────────────────────────────────────────────────────────
@@ -76,7 +78,7 @@ class Client:
 
     def exchanged(self, data: bytes, method: str) -> Answer:
         if self.connection is None:
-            plain = socket.create_connection(("127.0.0.1", self.port), timeout=10)
+            plain = socket.create_connection(("127.0.0.1", self.port), timeout=30)
             self.connection = plain if self.tls is None else self.tls.wrap_socket(plain, server_hostname="gateway")
             self.rest = b""
         with suppress(BrokenPipeError, ConnectionResetError):  # refused before it was read, and answered
@@ -221,7 +223,7 @@ def engine_process(*arguments: str, port: int = 0) -> Iterator[tuple[subprocess.
             assert process.stdout is not None
             yield process, (int(json.loads(process.stdout.readline())["listening"].rsplit(":", 1)[1]), grpc)
         finally:
-            process.terminate()
+            stop(process)
 
 
 @contextmanager
@@ -327,7 +329,7 @@ KINDS = [
 
 @dataclass
 class Gateway:
-    """A gateway that runs with its file from deploy/, unchanged except for ports and folder."""
+    """A gateway that runs with its file from deploy/, unchanged except for ports, folder and timeouts."""
 
     kind: Kind
     client: Client
@@ -347,11 +349,16 @@ def as_is(text: str) -> str:
     return text
 
 
+def with_long_timeouts(text: str) -> str:
+    return TIMEOUT.sub(r"\g<1>30s", text)
+
+
 def put(kind: Kind, folder: Path, ports: dict[int, int], change: Callable[[str], str] = as_is) -> Path:
-    """Write the files of deploy/ with other ports and the given changes."""
+    """Write the files of deploy/ with other ports, timeouts for a busy machine, and the given changes."""
     for name in (kind.file, *kind.others):
         text = change((DEPLOY / name).read_text(encoding="utf-8"))
         text = PORT.sub(lambda found: f"{found[1]}{ports[int(found[2])]}", text)
+        text = with_long_timeouts(text)
         for other in kind.others:
             text = text.replace(f"deploy/{other}", str(folder / Path(other).name))
         (folder / Path(name).name).write_text(text, encoding="utf-8")
@@ -385,7 +392,7 @@ def gateway(
             yield Gateway(kind, client, api, log, output, ports)
         finally:
             client.close()
-            process.terminate()
+            stop(process)
 
 
 def wait_for(client: Client, process: subprocess.Popen[bytes], output: Path) -> None:

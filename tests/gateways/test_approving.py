@@ -10,7 +10,7 @@ import json
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import count
@@ -32,6 +32,7 @@ from tests.gateways.servers import (
 )
 from tests.gateways.test_gateways import JSON, READER, WRITER
 from tests.ports import free_port
+from tests.processes import wait_until
 from tests.server.approving import ACME, AUDIENCE, bearer, key, token
 
 POLICY = f"""
@@ -57,7 +58,7 @@ people = ["portal"]
 """
 CAROL = {"type": "user", "id": "carol", "attributes": {"roles": ["finance"]}}
 YEARS = count(1970)  # each test asks for another export
-PATIENCE = 20.0
+PATIENCE = 30.0
 
 
 @dataclass
@@ -82,18 +83,11 @@ class Servers:
         (self.folder / "desk.policy").write_text(POLICY.replace("within 15m", "within 16m"))
         for process in self.processes:
             process.send_signal(signal.SIGHUP)
-        awaited(lambda: not set(self.revisions()) & set(before))
+        wait_until(lambda: not set(self.revisions()) & set(before))
 
     def revisions(self) -> list[str]:
         urls = (f"http://127.0.0.1:{self.ports[0]}", self.people)
         return [httpx.get(f"{url}/readyz").json()["revision"] for url in urls]
-
-
-def awaited(true: Callable[[], bool]) -> None:
-    latest = time.monotonic() + PATIENCE
-    while not true():
-        assert time.monotonic() < latest
-        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")
@@ -271,7 +265,7 @@ def test_the_reason_of_a_denial_has_no_effect_in_a_problem_behind_a_gateway(
 
 def test_an_approval_that_has_expired_lets_nothing_pass(desk: Desk) -> None:
     url = f"{desk.servers.people}/approvals/{desk.short}"
-    awaited(lambda: httpx.get(url).json()["state"] == "expired")
+    wait_until(lambda: httpx.get(url).json()["state"] == "expired")
     assert desk.opened(f"/short?gateway={desk.web.kind.name}") != desk.short
 
 

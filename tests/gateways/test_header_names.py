@@ -17,6 +17,7 @@ import pytest
 
 from tests.gateways.servers import KINDS, PATIENCE, Client, Gateway, gateway
 from tests.ports import free_port
+from tests.processes import stop
 
 SCRIPT = Path(__file__).with_name("headers.php")
 READER = "Authorization: Bearer demo-reader"
@@ -39,7 +40,7 @@ def php() -> Iterator[Php]:
             listening(port)
             yield Php(port)
         finally:
-            process.terminate()
+            stop(process)
 
 
 def listening(port: int) -> None:

@@ -13,9 +13,9 @@ import pytest
 
 from tests.gateways.servers import KINDS
 from tests.ports import free_port
+from tests.processes import stop, wait_until
 from tests.server.conftest import OPEN
 from tests.server.test_serving import running
-from tests.server.test_workers import awaited
 
 NGINX = next(one for one in KINDS if one.name == "nginx")
 ENVOY = next(one for one in KINDS if one.name == "envoy-http")
@@ -82,7 +82,7 @@ def gateway(folder: Path, way: str, engine: str) -> Iterator[str]:
         try:
             yield f"http://127.0.0.1:{port}"
         finally:
-            process.kill()
+            stop(process)  # nginx, if killed, leaves its worker
 
 
 def answers(url: str) -> bool:
@@ -97,6 +97,6 @@ def answers(url: str) -> bool:
 def test_a_too_large_body_gets_413_through_a_gateway(tmp_path: Path, engine: str, way: str) -> None:
     headers = {"host": "localhost", "content-type": "application/json"}
     with gateway(tmp_path, way, engine) as url:
-        awaited(lambda: answers(url))
+        wait_until(lambda: answers(url))
         found = [httpx.post(f"{url}/decide", content=BODY, headers=headers, timeout=20).status_code for _ in range(3)]
     assert found == [413] * 3

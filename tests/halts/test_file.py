@@ -15,7 +15,7 @@ from policyengine.halts.errors import HaltError, HaltsFullError, HaltsUnreadable
 from policyengine.halts.file import HaltFile, add_to_file, lift_from_file
 from policyengine.halts.requests import make_halt
 from tests.halts.halting import BEGIN, HOUR, create, outcome, question
-from tests.stores.servers import wait_for
+from tests.processes import wait_until
 
 UNTIL = "2026-03-02T12:00:00Z"
 HALT = {"agent": "bot", "reason": "stop", "until": UNTIL}
@@ -69,7 +69,7 @@ def test_a_thread_follows_the_file(path: Path) -> None:
     engine = create(halt_file=path)
     assert outcome(engine, question()) == "allow"
     write(path, HALT)
-    wait_for(lambda: outcome(engine, question()) == "deny halted")
+    wait_until(lambda: outcome(engine, question()) == "deny halted")
 
 
 @pytest.mark.parametrize(

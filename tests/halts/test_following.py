@@ -18,7 +18,7 @@ from policyengine.runtime.halts import UNREAD_MESSAGE, Halt
 from policyengine.stores.base import StoreError
 from policyengine.stores.memory.store import MemoryStore
 from tests.halts.halting import BEGIN, HOUR, POLICY, Clock, SharedStore, create, outcome, question
-from tests.stores.servers import wait_for
+from tests.processes import wait_until
 
 NOW = int(BEGIN.timestamp())
 
@@ -55,9 +55,9 @@ def test_a_thread_reads_the_halts_at_least_every_second() -> None:
     engine = create(store=store)
     assert outcome(engine, question()) == "allow"
     before = store.kept.loads
-    wait_for(lambda: store.kept.loads >= before + 2)
+    wait_until(lambda: store.kept.loads >= before + 2)
     other(store).halt(reason="stop", end=HOUR, agent="bot")
-    wait_for(lambda: outcome(engine, question()) == "deny halted")
+    wait_until(lambda: outcome(engine, question()) == "deny halted")
 
 
 def test_the_thread_ends_with_its_engine() -> None:
@@ -153,7 +153,7 @@ def test_before_the_halts_were_read_once_everything_is_halted() -> None:
     decision = engine.decide(question("/health", agent=None, user=None))
     assert (str(decision.gate), decision.reasons[0].message) == ("halted", UNREAD_MESSAGE)
     store.kept.broken = False
-    wait_for(lambda: outcome(engine, question()) == "allow")
+    wait_until(lambda: outcome(engine, question()) == "allow")
 
 
 def test_a_halt_that_the_store_does_not_accept_is_not_acknowledged() -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from time import monotonic, sleep
-
 import pytest
 
 from policyengine.http.fetch import Fetcher
@@ -14,7 +11,7 @@ from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 from tests.identity.providing import Faulty
 
 SHORT = 0.1  # seconds, where there will be no answer
-LONG = 20.0  # where there will
+LONG = 30.0  # where there will
 
 
 def at_url(server: Faulty, timeout: float = LONG, path: str = "/jwks", **times: int) -> RemoteKeySource:
@@ -25,10 +22,3 @@ def refusal(source: KeySource, kid: str | None = "es256-1", now: int = 0) -> Ref
     with pytest.raises(CredentialError) as caught:
         source.find(kid, "ES256", now)
     return caught.value.refusal
-
-
-def wait_for(done: Callable[[], object]) -> None:
-    until = monotonic() + LONG
-    while not done():
-        assert monotonic() < until, "it took too long"
-        sleep(0.01)

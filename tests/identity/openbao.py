@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.ports import free_port
+from tests.processes import stop
 
 WHEELS = Path(__file__).parents[2] / ".venv-tools"
 INSTALL = "make tools"
@@ -60,12 +61,11 @@ def open_bao(folder: Path) -> Iterator[OpenBao]:
         try:
             yield OpenBao(f"http://127.0.0.1:{port}", up(hvac, port, process, folder))
         finally:
-            process.terminate()
-            process.wait(PATIENCE)
+            stop(process)
 
 
 def up(hvac: Any, port: int, process: subprocess.Popen[bytes], folder: Path) -> Any:
-    client = hvac.Client(url=f"http://127.0.0.1:{port}", token=ROOT_TOKEN, timeout=5)
+    client = hvac.Client(url=f"http://127.0.0.1:{port}", token=ROOT_TOKEN, timeout=30)
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
         assert process.poll() is None, (folder / "bao.log").read_text()

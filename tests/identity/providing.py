@@ -27,7 +27,7 @@ HERE = Path(__file__).parent
 PACKAGES = HERE.parent.parent / ".npm-identity"
 INSTALL = "make tools"
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-PATIENCE = 20
+PATIENCE = 30
 
 
 def issuer(url: str | None, name: str = "acme", keys: str | None = None, audience: str | None = None) -> Issuer:

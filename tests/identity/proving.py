@@ -4,8 +4,7 @@ and certificates, for every kind of grant."""
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import count
@@ -138,13 +137,6 @@ def url(path: str = "/v1/invoices/7") -> str:
     return f"https://{HOST}{path}"
 
 
-def wait_for(true: Callable[[], object], seconds: float = 20.0) -> None:
-    until = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < until, "it never came to that"
-        time.sleep(0.01)
-
-
 __all__ = [
-    "BOT", "HOST", "SVID", "USER", "WORKLOAD", "Doors", "asking", "proof", "token", "url", "wait_for", "written",
+    "BOT", "HOST", "SVID", "USER", "WORKLOAD", "Doors", "asking", "proof", "token", "url", "written",
 ]  # fmt: skip

@@ -32,6 +32,7 @@ from tests.identity.bound_world import (
     x5t,
 )
 from tests.ports import free_port
+from tests.processes import stop
 
 PROGRAM = wheel("envoy/_bin/envoy", "envoy")
 FOREVER = 4_000_000_000  # the certificates of this file are valid on Envoy's clock, too
@@ -60,7 +61,7 @@ class Gateway:
         lines = ["GET /v1 HTTP/1.1", "Host: api.acme.example", "Connection: close", *headers, "", ""]
         self.api.taken()
         with (
-            socket.create_connection(("127.0.0.1", self.port), timeout=10) as raw,
+            socket.create_connection(("127.0.0.1", self.port), timeout=30) as raw,
             context.wrap_socket(raw, server_hostname="gateway") as connection,
         ):
             connection.sendall("\r\n".join(lines).encode())
@@ -191,7 +192,7 @@ def running(folder: Path, ports: list[int]) -> Iterator[None]:
             wait_for(ports, process, output)
             yield
         finally:
-            process.terminate()
+            stop(process)
 
 
 def wait_for(ports: list[int], process: subprocess.Popen[bytes], output: Path) -> None:
@@ -199,7 +200,7 @@ def wait_for(ports: list[int], process: subprocess.Popen[bytes], output: Path) -
     left = list(ports)
     while left and time.monotonic() < latest:
         assert process.poll() is None, output.read_text()
-        with suppress(OSError), socket.create_connection(("127.0.0.1", left[0]), timeout=0.05):
+        with suppress(OSError), socket.create_connection(("127.0.0.1", left[0]), timeout=1):
             left.pop(0)
         time.sleep(0.01)
     assert not left, output.read_text()

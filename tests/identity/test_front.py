@@ -178,7 +178,7 @@ def test_proved_credentials_need_one_redis_call_per_question(redis_server: Serve
 
 def test_credentials_are_rejected_while_redis_is_down(tmp_path: Path) -> None:
     with running("redis-server", tmp_path) as server:
-        identity = front(open_store(server.url), Issued())
+        identity = front(open_store(f"{server.url}?timeout=20s"), Issued())
         assert proves(identity, "bot") == "bot"
         server.kill()
         assert [proves(identity, one) for one in ("bot", "bot", "other", "bot", "bot")] == ["store"] * 5

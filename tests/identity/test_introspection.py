@@ -28,9 +28,10 @@ from policyengine.identity.verify.introspection import (
 )
 from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 from tests.identity import providing
-from tests.identity.finding import LONG, SHORT, wait_for
+from tests.identity.finding import LONG, SHORT
 from tests.identity.keys import key, private
 from tests.identity.providing import Faulty, Gate, Handling, OpenIdProvider, answers, issuer
+from tests.processes import wait_until
 
 NOW = 1_800_000_000
 SECRETS = {
@@ -151,7 +152,7 @@ def test_concurrent_introspections_are_bounded_and_the_excess_is_rejected(server
     most = min(MAX_REQUESTS_AT_ONCE, MAX_WAITERS)
     with ThreadPoolExecutor(40) as threads:
         asked = [threads.submit(introspection.introspect, f"opaque{number}", NOW) for number in range(40)]
-        wait_for(lambda: sum(one.done() for one in asked) == 40 - most)
+        wait_until(lambda: sum(one.done() for one in asked) == 40 - most)
         assert {str(one.exception()) for one in asked if one.done()} == {RefusalCode.PROVIDER.words}
         gate.opened.set()
     assert sum(one.exception() is None for one in asked) == most == len(server.asked)

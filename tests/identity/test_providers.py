@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from time import monotonic, time
@@ -27,9 +26,11 @@ from policyengine.identity.verify.introspection import IntrospectionRouter, crea
 from policyengine.identity.verify.tokens import TokenVerifier, TrustedIssuer
 from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 from tests.identity import providing
-from tests.identity.finding import LONG, SHORT, at_url, refusal, wait_for
+from tests.identity.finding import LONG, SHORT, at_url, refusal
 from tests.identity.keys import jwks, public
 from tests.identity.providing import Faulty, Gate, OpenIdProvider, answers, issuer, kept_for
+from tests.ports import free_port
+from tests.processes import wait_until
 
 
 def discovered(server: Faulty, timeout: float = LONG, **times: int) -> RemoteKeySource:
@@ -138,7 +139,7 @@ def test_keys_are_refreshed_in_the_background_before_the_cache_expires(server: F
         assert source.find("es256-1", "ES256", now), "though the answer is not there yet"
     assert gate.reached.wait(LONG)
     gate.opened.set()
-    wait_for(lambda: not source.busy)
+    wait_until(lambda: not source.busy)
     assert source.find("es256-2", "ES256", 159)
     assert len(server.asked) == 2
 
@@ -231,7 +232,7 @@ def test_concurrent_lookups_of_a_new_key_share_one_fetch(server: Faulty) -> None
         first = threads.submit(source.find, "es256-2", "ES256", 1)
         assert gate.reached.wait(LONG)
         second = threads.submit(source.find, "es256-2", "ES256", 1)
-        wait_for(lambda: second.done() or source._flights._waiting == 2)
+        wait_until(lambda: second.done() or source._flights._waiting == 2)
         gate.opened.set()
         assert first.result() == second.result()
     assert len(server.asked) == 2
@@ -243,7 +244,7 @@ def test_an_unknown_key_id_triggers_no_fetch_just_after_a_failed_one(server: Fau
     assert source.find("es256-1", "ES256", 0)
     server.pages["/jwks"] = answers(503)
     assert source.find("es256-1", "ES256", 80)
-    wait_for(lambda: len(server.asked) == 2 and not source.busy)
+    wait_until(lambda: len(server.asked) == 2 and not source.busy)
     assert refusal(source, "new", 81) is RefusalCode.PROVIDER
     assert len(server.asked) == 2
 
@@ -282,7 +283,7 @@ def test_known_keys_survive_bad_responses_until_stale_and_unknown_keys_are_refus
     assert refusal(source, now=1_100) is RefusalCode.PROVIDER
     assert monotonic() - begun < LONG, "each of them waits for its own deadline at most"
     assert refusal(at_url(server, SHORT), now=0) is RefusalCode.PROVIDER, "and what was not known is refused"
-    wait_for(lambda: "the keys of `acme` cannot be read: " in caplog.text)
+    wait_until(lambda: "the keys of `acme` cannot be read: " in caplog.text)
     assert "/elsewhere" not in server.asked
 
 
@@ -315,9 +316,8 @@ def test_only_the_first_lookup_waits_if_a_fetch_overruns_its_deadline() -> None:
 
 
 def test_a_refused_connection_makes_the_provider_unavailable(caplog: pytest.LogCaptureFixture) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    source = RemoteKeySource("acme", UrlJwksLoader("acme", f"http://127.0.0.1:{port}/jwks", Fetcher()), timeout=LONG)
+    url = f"http://127.0.0.1:{free_port()}/jwks"
+    source = RemoteKeySource("acme", UrlJwksLoader("acme", url, Fetcher()), timeout=LONG)
     assert refusal(source) is RefusalCode.PROVIDER
     assert "the keys of `acme` cannot be read: the server cannot be reached: connection refused" in caplog.text
 
@@ -336,7 +336,7 @@ def test_concurrent_lookups_share_one_fetch_and_waiters_are_bounded(server: Faul
 
     with ThreadPoolExecutor(40) as threads:
         asked = [threads.submit(ask, number) for number in range(40)]
-        wait_for(lambda: sum(one.done() for one in asked) == 40 - MAX_WAITERS)
+        wait_until(lambda: sum(one.done() for one in asked) == 40 - MAX_WAITERS)
         assert {one.result() for one in asked if one.done()} == {RefusalCode.PROVIDER}, (
             "those for whom there is no room"
         )
@@ -350,7 +350,7 @@ def test_a_hanging_issuer_does_not_delay_lookups_at_another_issuer(server: Fault
     slow, quick = at_url(server, path="/slow"), at_url(server)
     with ThreadPoolExecutor(MAX_WAITERS) as threads:
         waiting = [threads.submit(slow.find, "es256-1", "ES256", 0) for _ in range(MAX_WAITERS)]
-        wait_for(lambda: "/slow" in server.asked)
+        wait_until(lambda: "/slow" in server.asked)
         for now in range(0, 3_000, 100):
             assert quick.find("es256-1", "ES256", now)
         assert not any(one.done() for one in waiting), "all of that while they wait"

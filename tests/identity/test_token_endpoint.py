@@ -197,7 +197,7 @@ class Slow(KeyRingFile):
 
     def sign(self, *given: Any) -> str:
         self.asked.release()
-        assert self.goes_on.wait(20)
+        assert self.goes_on.wait(60)
         return super().sign(*given)
 
 
@@ -219,9 +219,9 @@ def test_slow_signing_keys_do_not_block_decisions_or_revocations(http: Http):
             try:
                 await asyncio.to_thread(slow.asked.acquire)
                 ended = client.post("/revoke", data={"agent": "acme/clerk"}, headers=OPERATOR)
-                revoked = (await asyncio.wait_for(ended, 10)).status_code
+                revoked = (await asyncio.wait_for(ended, 30)).status_code
                 decided = client.post("/decide", json=question, headers=OPERATOR)
-                outcome = (await asyncio.wait_for(decided, 10)).json()["outcome"]
+                outcome = (await asyncio.wait_for(decided, 30)).json()["outcome"]
             finally:
                 slow.goes_on.set()
                 statuses = set(await asyncio.gather(*tokens))

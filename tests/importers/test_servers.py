@@ -18,6 +18,8 @@ pytest.importorskip("mcp", reason="missing: pip install '.[mcp]'")
 
 from tests.integrations.era_servers import MODERN, EraServer, LegacyListFails
 from tests.integrations.serving import serving
+from tests.ports import free_port
+from tests.processes import stop
 
 SERVER = """\
 import sys
@@ -88,15 +90,13 @@ def test_what_a_stdio_server_offers_is_imported_as_a_valid_policy(server, tmp_pa
 
 
 def test_tools_of_an_http_server_are_listed(server):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     with subprocess.Popen([*forking.script(server), str(port)], stderr=subprocess.DEVNULL) as process:
         try:
             wait_for(port)
             api = read_tools(f"http://127.0.0.1:{port}/mcp", "files")
         finally:
-            process.terminate()
+            stop(process)
     assert [written for written, _, _ in summary(api)] == ["TOOL files/read_file", "TOOL files/write_file"]
 
 

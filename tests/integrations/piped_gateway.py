@@ -168,7 +168,7 @@ async def piped_session(
     counted, behind = CountedEngine(engine), PipedServer(limit)
     confirms = ConfirmHandler(counted, ConfirmOptions(wait))
     gateway = McpGateway(counted, "billing", always(BOT), behind, confirms, pins=pins)  # type: ignore[arg-type]
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         async with pipe_pair() as ((stream, sink), client), anyio.create_task_group() as group:
             ended = anyio.Event()
 

@@ -115,7 +115,7 @@ async def relayed(
     streams = [anyio.create_memory_object_stream[Any](1_000) for _ in range(4)]
     (to_relay, client), (to_client, at_client), (to_upstream, at_upstream), (from_upstream, upstream) = streams
     session = Session(End(to_relay, at_client, caller), End(from_upstream, at_upstream, caller))
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         async with anyio.create_task_group() as group:
             hello = JSONRPCRequest(jsonrpc="2.0", id="hello", method="initialize", params=HANDSHAKE)
             first = SessionMessage(hello, ServerMessageMetadata(request_context=Told(caller)))

@@ -54,7 +54,7 @@ JSON_RPC = {"accept": "application/json, text/event-stream", "content-type": "ap
 INITIALIZE = {
     "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "a client", "version": "1"},
 }  # fmt: skip
-HTTP = httpx.Client(trust_env=False, headers={"connection": "close"})  # it has no open connections between requests
+HTTP = httpx.Client(trust_env=False, timeout=30, headers={"connection": "close"})  # it keeps no connections
 _numbers = count()
 
 

@@ -109,7 +109,7 @@ def called(url: str, approving: Approving, *calls: dict[str, object]) -> list[ob
                     approving.approve(result.structured_content["remedies"])
         return found
 
-    return asyncio.run(asyncio.wait_for(run(), 30))
+    return asyncio.run(asyncio.wait_for(run(), 60))
 
 
 def test_an_approval_of_one_call_does_not_allow_another_call(gateway: str, files: Files, approving: Approving) -> None:
@@ -135,7 +135,7 @@ def test_protocol_metadata_is_not_part_of_the_approved_call(gateway: str, files:
             approving.approve(refused.structured_content["remedies"])
             await client.call_tool("delete_file", {"path": "/tmp/x"}, progress_callback=progress)
 
-    asyncio.run(asyncio.wait_for(run(), 30))
+    asyncio.run(asyncio.wait_for(run(), 60))
     assert files.deleted == [{"path": "/tmp/x", "recursive": False}]
 
 

@@ -255,7 +255,7 @@ def talk(url: str, auth: Any, work: Callable[[Client], Awaitable[Any]]) -> Any:
         ):
             return await work(client)
 
-    return asyncio.run(asyncio.wait_for(run(), 30))
+    return asyncio.run(asyncio.wait_for(run(), 60))
 
 
 async def called(client: Client, name: str) -> str:

@@ -544,7 +544,7 @@ def test_an_answer_of_another_caller_does_not_count(
     others = ({"x-user": "bob"}, {"x-agent": "other"}, {"x-user": ""})
 
     async def work(url: str) -> None:
-        async with httpx.AsyncClient(headers=bot, timeout=10) as http:
+        async with httpx.AsyncClient(headers=bot, timeout=30) as http:
             params = {
                 "protocolVersion": "2025-11-25",
                 "capabilities": FORMS,

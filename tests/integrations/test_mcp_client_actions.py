@@ -129,7 +129,7 @@ def test_a_server_asks_its_client_only_what_the_policy_of_its_middleware_allows(
                 assert "denied" in await failure(client, name, arguments)
             await client.call_tool("logs", {})
 
-    asyncio.run(asyncio.wait_for(run(), 30))
+    asyncio.run(asyncio.wait_for(run(), 60))
     assert logged == ["error"]
     asked = [one["action"]["name"] for one in watched.asked if "action" in one]
     assert asked == ["elicit", "elicit", "list_roots", "log", "log"]
@@ -185,7 +185,7 @@ def test_an_interim_result_that_asks_for_something_not_allowed_is_an_error(watch
             with pytest.raises(MCPError, match=denial):
                 await client.get_prompt("greet", {"text": "your password?"})
 
-    asyncio.run(asyncio.wait_for(run(), 30))
+    asyncio.run(asyncio.wait_for(run(), 60))
     assert [one["status"] for one in watched.reports if one["status"] != 200] == [202, 202, 500, 500, 202, 202, 500]
 
 
@@ -254,7 +254,7 @@ def test_a_sampling_answer_reaches_a_server_that_may_sample() -> None:
         async with Client(server, mode="legacy", sampling_callback=sample) as client:
             assert words(await client.call_tool("think", {})) == "m"
 
-    asyncio.run(asyncio.wait_for(run(), 30))
+    asyncio.run(asyncio.wait_for(run(), 60))
     assert watched.asked[1]["args"]["maxTokens"] == 7
 
 
@@ -290,7 +290,7 @@ def test_in_every_pair_of_eras_a_question_is_asked_only_if_a_policy_allows_it(
             else:
                 assert "error" in found or found["result"]["isError"] is True
 
-    asyncio.run(asyncio.wait_for(run(), 30))
+    asyncio.run(asyncio.wait_for(run(), 60))
     assert [one["action"]["name"] for one in watched.asked if "action" in one] == ["elicit"]
 
 

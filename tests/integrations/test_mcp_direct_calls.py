@@ -579,7 +579,7 @@ def test_attack_late_answer_to_a_call_that_arrives_as_the_answer_to_another(engi
         await session.client.send(session.call(1, arguments={"a": 2}))
         assert (await session.server.receive())["params"]["arguments"] == {"a": 2}
 
-    run(engine, "legacy", work, limit=0.05)
+    run(engine, "legacy", work, limit=0.5)  # also of the first calls, which are answered
 
 
 def test_a_request_that_was_answered_before_it_was_cancelled_frees_its_id() -> None:
@@ -835,7 +835,7 @@ def test_one_timer_ends_calls_in_their_order() -> None:
             timer.start(call)
         timer.stop(calls[1])
         timer.stop(calls[1])
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             while len(ended) < 2:
                 await anyio.lowlevel.checkpoint()
         timer.start(calls[1])

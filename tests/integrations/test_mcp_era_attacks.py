@@ -55,7 +55,7 @@ SUPPORTED = [MODERN, *reversed(LEGACY_VERSIONS)]
 
 
 def run(work: Any) -> Any:
-    return asyncio.run(asyncio.wait_for(work, 30))
+    return asyncio.run(asyncio.wait_for(work, 60))
 
 
 class Place:

@@ -69,7 +69,7 @@ def test_a_request_crosses_as_its_row_says(row: CarriedMethod, speaks: str, watc
                 await client.ask("resources/subscribe", PARAMS[row.method])
             await check(client, row.method, expected, behind, is_modern=speaks == "legacy")
 
-    asyncio.run(asyncio.wait_for(work(), 20))
+    asyncio.run(asyncio.wait_for(work(), 60))
 
 
 async def check(client: RawStreams, method: str, expected: str, behind: EraServer, *, is_modern: bool) -> None:

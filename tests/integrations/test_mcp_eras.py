@@ -57,7 +57,7 @@ def urls() -> Iterator[dict[str, tuple[EraServer, str]]]:
 
 
 def run(work: Any) -> Any:
-    return asyncio.run(asyncio.wait_for(work, 30))
+    return asyncio.run(asyncio.wait_for(work, 60))
 
 
 class StreamsTransport(ClientTransport):

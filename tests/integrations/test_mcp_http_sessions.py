@@ -17,6 +17,7 @@ from mcp_types.jsonrpc import jsonrpc_message_adapter
 
 from policyengine.integrations.mcp.relay.relay import UPSTREAM_GONE
 from policyengine.integrations.mcp.relay.request_tasks import AwaitedRequest, RequestStart
+from policyengine.integrations.mcp.upstream import connections as upstream_connections
 from policyengine.integrations.mcp.upstream import http_session, session_answers
 from policyengine.integrations.mcp.upstream.http_session import SESSION_ENDED, HttpSession
 from policyengine.integrations.mcp.upstream.session_upstream import SessionPort
@@ -90,10 +91,17 @@ async def session_with(script: Script, limit: float = 10.0, **headers: str) -> A
 
 def run(work: Callable[[], Awaitable[None]]) -> None:
     async def limited() -> None:
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             await work()
 
     asyncio.run(limited())
+
+
+@pytest.fixture(autouse=True)
+def kept_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep connections that a busy machine would drop: it may take seconds to use them again."""
+    for name in ("FINISH_SECONDS", "IDLE_SECONDS"):
+        monkeypatch.setattr(upstream_connections, name, 60.0)
 
 
 # ── Requests and answers ──────────────────────────────────────────────────────────────────────

@@ -115,4 +115,4 @@ def test_attack_a_server_over_pipes_imitates_decisions(era: str) -> None:
                     assert found["result"]["_meta"] == {"example.com/trace": "kept"}
             assert (session.engine.direct, session.engine.asked) == (3, 0)
 
-    asyncio.run(asyncio.wait_for(work(), 20))
+    asyncio.run(asyncio.wait_for(work(), 60))

@@ -147,7 +147,7 @@ def request(method: str, params: Any = None, id: Any = 2) -> dict[str, Any]:
 @asynccontextmanager
 async def client_of(gateway: McpGateway) -> AsyncIterator[Client]:
     app = http_app(gateway)
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         async with app.router.lifespan_context(app), anyio.create_task_group() as group:
             yield Client(app, group)
             group.cancel_scope.cancel()
@@ -731,13 +731,13 @@ def test_other_methods_do_not_exist(gateway: McpGateway) -> None:
 def test_an_idle_session_ends_and_one_with_a_listening_client_does_not(
     gateway: McpGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session_endpoint, "IDLE_SECONDS", 0.05)
     monkeypatch.setattr(session_endpoint, "TICK_SECONDS", 0.01)
 
     async def work(client: Client) -> None:
         idle, client.session = client.session, {}
         await client.begin()
         listening = await client.listen()
+        monkeypatch.setattr(session_endpoint, "IDLE_SECONDS", 0.05)
         listened, client.session = client.session, idle
         while (await client.send("PUT", {})).status != 404:
             await anyio.sleep(0.06)

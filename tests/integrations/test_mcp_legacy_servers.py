@@ -96,7 +96,7 @@ async def client_of(watched: Watched, url: str) -> AsyncIterator[Client]:
     async def accept(context: Any, params: Any) -> ElicitResult:
         return ElicitResult(action="accept", content={"value": True})
 
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         async with Client(in_process(gateway_of(watched, url)), mode="legacy", elicitation_callback=accept) as client:
             yield client
 

@@ -137,7 +137,7 @@ def test_a_command_gets_messages_and_only_the_environment_that_it_should(monkeyp
             with pytest.raises(anyio.BrokenResourceError):
                 await send_forever(writer)
 
-    asyncio.run(asyncio.wait_for(work(), 20))
+    asyncio.run(asyncio.wait_for(work(), 60))
 
 
 async def send_forever(writer: LineWriter) -> None:
@@ -152,7 +152,7 @@ def test_a_command_that_does_not_end_is_killed_with_its_children(monkeypatch: py
         async with command_streams([sys.executable, "-c", STUBBORN], {}) as (reader, _):
             return [int(kinds([await reader.receive()])[0]) for _ in range(2)]
 
-    pids = asyncio.run(asyncio.wait_for(work(), 20))
+    pids = asyncio.run(asyncio.wait_for(work(), 60))
     assert len(set(pids)) == 2
     wait_until(lambda: not any(is_running(pid) for pid in pids))
 

@@ -230,7 +230,7 @@ def test_over_stdio_a_call_with_a_repeated_argument_is_denied(tmp_path: Path, wa
                     Lasting(StdioMessageReader(client, lines), tmp_path / "out"), to_client
                 )
 
-    asyncio.run(asyncio.wait_for(run(), 30))
+    asyncio.run(asyncio.wait_for(run(), 60))
     answers = {one["id"]: one for one in map(json.loads, (tmp_path / "out").read_text().splitlines())}
     assert "a duplicate key" in answers[3]["error"]["message"]
     assert "`Name` means `name` to some servers" in answers[4]["error"]["message"]

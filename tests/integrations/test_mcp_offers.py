@@ -95,7 +95,7 @@ def test_fastmcp_completes_only_for_what_the_caller_may_use(watched: Watched) ->
                     await client.complete(ref, ARGUMENT)
                 assert caught.value.code == DENIED
 
-    asyncio.run(asyncio.wait_for(run(), 30))
+    asyncio.run(asyncio.wait_for(run(), 60))
     assert len(asked) == 1
 
 

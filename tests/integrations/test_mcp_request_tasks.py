@@ -29,7 +29,7 @@ from tests.integrations.conftest import BOT, POLICY
 
 def run(work: Callable[[], Awaitable[None]]) -> None:
     async def bounded() -> None:
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             await work()
 
     asyncio.run(bounded())

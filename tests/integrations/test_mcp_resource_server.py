@@ -523,7 +523,7 @@ def messages_of_a_stream(credential: VerifiedCredential, is_revoked: Any) -> lis
         sent.append(message)
 
     stream = run_while_valid(listening, {}, None, send, credential, is_revoked, 0.001)  # type: ignore[arg-type]
-    asyncio.run(asyncio.wait_for(stream, 20))
+    asyncio.run(asyncio.wait_for(stream, 60))
     return [(one["type"], one.get("more_body")) for one in sent]
 
 

@@ -321,7 +321,7 @@ def test_a_cancelled_call_frees_its_concurrency_slot(watched: Watched) -> None:
     async def run(client: Client) -> Any:
         for _ in range(2):
             calling = asyncio.create_task(client.call_tool("slow", {}))
-            await asyncio.wait_for(started.wait(), 5)
+            await asyncio.wait_for(started.wait(), 60)
             started.clear()
             calling.cancel()
             await asyncio.gather(calling, return_exceptions=True)

@@ -39,6 +39,7 @@ from policyengine.integrations.mcp.gateway import (
 )
 from policyengine.integrations.mcp.methods import DENIED, MAX_FOLLOWED
 from policyengine.integrations.mcp.pinned_tools import MAX_NAME_LENGTH, MAX_REPORTS, ToolPins
+from policyengine.integrations.mcp.relay import line_streams
 from policyengine.integrations.mcp.relay.line_streams import command_streams
 from policyengine.integrations.mcp.relay.relay import MAX_REQUESTS
 from policyengine.integrations.mcp.schema_tools import SchemaTools
@@ -59,7 +60,7 @@ from tests.integrations.conftest import BOT, Watched
 from tests.integrations.era_servers import HELLO, MODERN, EraServer, envelope, gateway_of, raw
 from tests.integrations.serving import serving
 
-SECONDS = 20.0  # after which a test fails that would hang
+SECONDS = 60.0  # after which a test fails that would hang
 FOLLOWED = ["docs://open/a"] * (MAX_FOLLOWED + 1)
 
 
@@ -228,10 +229,13 @@ def test_a_caller_that_can_do_nothing_else_may_listen(watched: Watched) -> None:
 
 @dataclass
 class DeafStreams:
-    """A legacy server that answers `initialize` and what is in `answered`, and then reads nothing more."""
+    """A legacy server that answers `initialize` and what is in `answered`, and then reads nothing more. Once it has
+    answered `initialize`, the gateway waits `limit` seconds for other answers."""
 
     answered: tuple[str, ...] = ()
     reads_rest: bool = False
+    limit: float = 0.05
+    upstream: McpUpstream | None = None
     answers: asyncio.Queue[Any] = field(default_factory=asyncio.Queue)
     heard: list[Any] = field(default_factory=list)
 
@@ -247,6 +251,7 @@ class DeafStreams:
         offered = {"logging": {}, "resources": {"subscribe": True}}
         result = {"protocolVersion": "2025-11-25", "capabilities": offered, "serverInfo": {"name": "x", "version": "1"}}
         self.answers.put_nowait(SessionMessage(JSONRPCResponse(jsonrpc="2.0", id=message.id, result=result)))
+        object.__setattr__(self.upstream, "limit", self.limit)
 
     async def receive(self) -> Any:
         return await self.answers.get()
@@ -266,14 +271,16 @@ class DeafUpstream(McpUpstream):
 
 
 def deaf_gateway(watched: Watched, streams: DeafStreams) -> McpGateway:
-    upstream = DeafUpstream("memory", {}, {}, 0.05)
+    upstream = streams.upstream = DeafUpstream("memory", {}, {}, SECONDS)
     object.__setattr__(upstream, "streams", streams)
     return McpGateway(watched, "billing", always(BOT), upstream)
 
 
 def test_attack_server_that_stops_to_read_holds_calls_of_a_session_for_ever(watched: Watched) -> None:
     async def work() -> None:
-        async with raw(deaf_gateway(watched, DeafStreams())) as client:
+        gateway = deaf_gateway(watched, DeafStreams())
+        object.__setattr__(gateway.upstream, "limit", 1.0)  # of the whole session: `initialize` is answered in time
+        async with raw(gateway) as client:
             await client.begin()
             call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "slow"}}
             assert "did not answer" in (await client.answer(call))["error"]["message"]
@@ -309,17 +316,18 @@ def test_attack_server_that_stops_to_answer_holds_modern_calls_for_ever(
     assert streams.heard
 
 
-def test_attack_server_that_stops_to_read_fills_the_memory_with_calls() -> None:
+def test_attack_server_that_stops_to_read_fills_the_memory_with_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(line_streams, "END_SECONDS", 0.01)
     big = {"x": "x" * 300_000}
 
     async def work() -> None:
         async with anyio.create_task_group() as group:
-            upstream = StreamUpstream(McpUpstream("sleep 0.5", {}, {}, 0.05), group)
+            upstream = StreamUpstream(McpUpstream("sleep 120", {}, {}, 0.05), group)
             with pytest.raises(MCPError, match="did not answer"):
                 await upstream.exchange(UpstreamCall("tools/call", big))
             await upstream.close()
 
-        async with command_streams(["sleep", "0.2"], {}) as (_, writer):
+        async with command_streams(["sleep", "120"], {}) as (_, writer):
             message = SessionMessage(JSONRPCNotification(jsonrpc="2.0", method="x", params=big))
             for _ in range(8):
                 with anyio.move_on_after(0.01):
@@ -383,8 +391,7 @@ class AskingStreams(DeafStreams):
 
 def test_attack_server_that_asks_without_end_during_one_call(watched: Watched) -> None:
     async def work() -> None:
-        gateway = deaf_gateway(watched, AskingStreams())
-        object.__setattr__(gateway.upstream, "limit", 10.0)
+        gateway = deaf_gateway(watched, AskingStreams(limit=SECONDS))
         async with UpstreamEras.running(gateway.upstream) as eras:
             eras._found, eras._until = eras._pool, float("inf")
             service = StatelessService(gateway._policy(), eras)
@@ -514,8 +521,7 @@ def test_attack_session_of_another_caller_whom_a_header_names(watched: Watched) 
 
 def test_attack_session_with_requests_without_end(watched: Watched) -> None:
     """Over HTTP, a client can close the connection of each of its requests, which go on."""
-    gateway = deaf_gateway(watched, DeafStreams(reads_rest=True))
-    object.__setattr__(gateway.upstream, "limit", SECONDS)
+    gateway = deaf_gateway(watched, DeafStreams(reads_rest=True, limit=SECONDS))
 
     async def work() -> None:
         async with raw(gateway) as client:

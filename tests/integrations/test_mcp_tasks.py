@@ -439,7 +439,7 @@ def test_a_middleware_binds_the_tasks_of_its_server_to_their_callers(watched: Wa
             who["caller"] = BOT
             assert (await client.session.send_request(asked, AnyResult)).model_extra["result"] == DONE
 
-    asyncio.run(asyncio.wait_for(run(), 30))
+    asyncio.run(asyncio.wait_for(run(), 60))
     assert [one["status"] for one in watched.reports] == [200]
 
 

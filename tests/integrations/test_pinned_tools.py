@@ -77,7 +77,7 @@ class Gateway:
     engine: Engine = field(default_factory=lambda: Engine.from_text(POLICY, "notes.policy"))
     clock: Clock = field(default_factory=Clock)
     unreviewed: str = "deny"
-    limit: float = 20.0
+    listing_limit: float = 20.0
     name: str = "a client"
     mode: str = "legacy"
 
@@ -87,8 +87,8 @@ class Gateway:
 
     def talk(self, plan: dict[str, Any], work: Callable[[Client], Awaitable[Any]]) -> Any:
         """Connect a client through the gateway."""
-        upstream = McpUpstream(hostile_server(self.folder, plan), {}, {}, self.limit)
-        options = PinOptions(refresh=60.0, limit=self.limit, clock=self.clock)
+        upstream = McpUpstream(hostile_server(self.folder, plan), {}, {}, 20.0)
+        options = PinOptions(refresh=60.0, limit=self.listing_limit, clock=self.clock)
         pins = ToolPins(self.folder / "mcp-pins.json", self.unreviewed, options)
         gateway = McpGateway(self.engine, "notes", CODER, upstream, pins=pins)
 
@@ -97,7 +97,7 @@ class Gateway:
             async with Client(connected(gateway), mode=self.mode, client_info=info) as client:
                 return await work(client)
 
-        return asyncio.run(asyncio.wait_for(run(), 30))
+        return asyncio.run(asyncio.wait_for(run(), 60))
 
 
 @asynccontextmanager
@@ -295,7 +295,7 @@ def test_attack_calls_of_a_denied_tool_do_not_list_all_pages_each_time(gateway: 
         assert not await find("write", "one")
         assert listed == ["one", "other", "one", "one"]
 
-    asyncio.run(asyncio.wait_for(run(), 20))
+    asyncio.run(asyncio.wait_for(run(), 60))
 
 
 def test_the_callers_whose_calls_were_denied_are_bounded(gateway: Gateway) -> None:
@@ -309,7 +309,7 @@ def test_the_callers_whose_calls_were_denied_are_bounded(gateway: Gateway) -> No
         for number in range(MAX_DENIED_CALLERS + 10):
             await session.find("write", fetch, {}, nullcontext, str(number))
 
-    asyncio.run(asyncio.wait_for(run(), 20))
+    asyncio.run(asyncio.wait_for(run(), 60))
     assert len(session._denied) == MAX_DENIED_CALLERS
 
 
@@ -419,7 +419,7 @@ def test_attack_too_many_tools_are_not_shown(gateway: Gateway) -> None:
 
 def test_attack_a_server_that_never_lists_its_tools_is_not_called(gateway: Gateway) -> None:
     gateway.pin(READ)
-    gateway.limit = 0.2
+    gateway.listing_limit = 0.2
 
     async def work(client: Client) -> None:
         with pytest.raises(MCPError, match="did not"):
@@ -693,7 +693,7 @@ def test_calls_that_arrive_during_a_listing_share_it(gateway: Gateway) -> None:
             await anyio.wait_all_tasks_blocked()
             is_listed.set()
 
-    asyncio.run(asyncio.wait_for(run(), 20))
+    asyncio.run(asyncio.wait_for(run(), 60))
     assert len(listings) == 1
     assert [isinstance(tool, ListedTool) and tool.is_reviewed for tool in found] == [True] * 3
 
@@ -705,4 +705,4 @@ def test_a_pin_file_that_cannot_be_read_needs_no_list_of_the_server(gateway: Gat
         raise AssertionError("the server was asked")
 
     with pytest.raises(PinFileError, match="cannot be read"):
-        asyncio.run(asyncio.wait_for(session.list(fetch, {}), 20))
+        asyncio.run(asyncio.wait_for(session.list(fetch, {}), 60))

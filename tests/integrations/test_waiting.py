@@ -53,7 +53,7 @@ CAROL = ProvedPerson("carol", "acme")
 PEOPLE = EntityStore([EntityData(EntityRef("user", "carol"), {"roles": ["finance"]})])
 NOW = datetime(2027, 1, 4, 12, tzinfo=UTC)
 REFUND: dict[str, Any] = {"request": {"method": "POST", "path": "/refund"}, "body": {"amount": 900}}
-PATIENT = 20.0  # seconds: the machine may be busy
+PATIENT = 30.0  # seconds: the machine may be busy
 
 
 class Shop:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -18,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from tests.ports import free_port
+from tests.processes import stop_session
 
 ROOT = Path(__file__).parents[2]
 SERVERS = Path(__file__).with_name("servers")
 PATIENCE = 60.0  # seconds for a server to start on a loaded machine
-STOP_SECONDS = 10.0
 MODULES = ROOT / ".npm-readers" / "node_modules"
 PYTHON = ROOT / ".venv-readers" / "bin" / "python"
 GO = ROOT / ".go-readers" / "reader"
@@ -166,7 +164,7 @@ def running(framework: Framework) -> Iterator[Running]:
             yield one
             one.close()
         finally:
-            stop(process)
+            stop_session(process)
 
 
 def wait_for(one: Running) -> None:
@@ -177,13 +175,3 @@ def wait_for(one: Running) -> None:
             return socket.create_connection(("127.0.0.1", one.port), timeout=1).close()
         time.sleep(0.05)
     raise AssertionError(f"{one.framework.name} does not listen")
-
-
-def stop(process: subprocess.Popen[str]) -> None:
-    """Stop it and its child processes: `go run` is not the server itself. A server that misses SIGTERM is killed."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(STOP_SECONDS)
-            return

@@ -54,9 +54,9 @@ def test_a_glob_matches_like_its_regular_expression(pattern, text):
 
 
 def test_a_glob_with_many_stars_matches_in_linear_time():
-    start = time.perf_counter()
+    start = time.process_time()
     assert not Glob("*a" * 500 + "b").matches("a" * LONG)
-    assert time.perf_counter() - start < AT_ONCE
+    assert time.process_time() - start < AT_ONCE
 
 
 PROVED = [
@@ -209,9 +209,9 @@ ATTACKS = [
 @pytest.mark.parametrize(("pattern", "text"), ATTACKS)
 def test_adversarial_texts_match_in_linear_time(pattern, text):
     regex = compile_regex(pattern)
-    start = time.perf_counter()
+    start = time.process_time()
     assert not regex.matches(text)
-    assert time.perf_counter() - start < AT_ONCE
+    assert time.process_time() - start < AT_ONCE
 
 
 # ── Generated patterns ────────────────────────────────────────────────────────────────────────
@@ -245,9 +245,9 @@ def test_re_and_re2_agree_on_provably_linear_patterns(pattern, texts):
 def test_provably_linear_patterns_are_fast_on_repeated_text(pattern, part):
     assume(is_provably_linear(pattern))
     compiled = re.compile(pattern, re.ASCII)
-    start = time.perf_counter()
+    start = time.process_time()
     compiled.fullmatch(part * 4_000 + "!")
-    assert time.perf_counter() - start < AT_ONCE, pattern
+    assert time.process_time() - start < AT_ONCE, pattern
 
 
 @pytest.mark.parametrize(

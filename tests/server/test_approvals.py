@@ -146,7 +146,7 @@ def test_a_waiting_client_learns_that_a_reload_has_voided_its_approval(desk: Des
         async with client_of(other) as client:
             return await client.get(f"/approvals/{id}?wait=30")
 
-    assert asyncio.run(asyncio.wait_for(ask(), 20)).json()["state"] == "expired"
+    assert asyncio.run(asyncio.wait_for(ask(), 60)).json()["state"] == "expired"
     assert desk.call("GET", f"/approvals/{id}").json()["state"] == "pending"
 
 

@@ -30,10 +30,10 @@ from policyengine.server.connections.http_connection import peer_address
 from policyengine.server.connections.limits import ConnectionBounds, ConnectionLimits, open_file_limit
 from policyengine.server.telemetry.shared_counters import ServerCounters
 from policyengine.server.workers.board import WorkerBoard
+from tests.processes import wait_until
 from tests.server.conftest import OPEN
 from tests.server.processes import started
 from tests.server.test_http1 import CHUNKED, CLOSE, LENGTH, post, statuses
-from tests.server.test_workers import awaited
 
 SERVE = """
 import asyncio, json, resource, sys
@@ -147,7 +147,7 @@ def test_a_full_server_closes_idle_connections_and_keeps_requests_in_progress(co
         assert statuses(idle.recv(65_536)) == [200]
         for one in at_work:
             one.sendall(AT_WORK)
-        awaited(lambda: begun(tmp_path) == 3)
+        wait_until(lambda: begun(tmp_path) == 3)
         new = connect(url)
         new.sendall(post(LENGTH))
         assert statuses(new.recv(65_536)) == [200]
@@ -212,7 +212,7 @@ def test_a_fully_busy_server_answers_503_to_clients_and_200_to_probes(connect: C
         at_work = [connect(url) for _ in range(3)]
         for one in at_work:
             one.sendall(AT_WORK)
-        awaited(lambda: begun(tmp_path) == 3)
+        wait_until(lambda: begun(tmp_path) == 3)
         told = connect(url)
         told.sendall(post(LENGTH))
         answer = rest(told)
@@ -233,7 +233,7 @@ def test_unfinished_bodies_are_bounded_in_memory_and_leave_room_for_other_reques
         for _ in range(12):
             with suppress(ConnectionResetError, BrokenPipeError):
                 connect(url).sendall(half)
-        awaited(lambda: metric(url, 'policyengine_connections_closed_total{reason="memory"}') >= 8)
+        wait_until(lambda: metric(url, 'policyengine_connections_closed_total{reason="memory"}') >= 8)
         assert httpx.post(f"{url}/decide", json={**OPEN, "pad": "x" * (size // 2)}, timeout=20).status_code == 400
 
 
@@ -313,7 +313,7 @@ def test_a_frame_that_does_not_end_is_closed_and_an_idle_sidecar_is_not(hasty: t
 def test_a_client_that_does_not_read_answers_is_disconnected(hasty: tuple[str, Path], connect: Connect) -> None:
     deaf = connect(hasty[0])
     deaf.sendall(DEAF)
-    awaited(lambda: metric(hasty[0], 'policyengine_connections_closed_total{reason="answer"}') == 1)
+    wait_until(lambda: metric(hasty[0], 'policyengine_connections_closed_total{reason="answer"}') == 1)
 
 
 # ── Many requests at once ─────────────────────────────────────────────────────────────────────
@@ -323,7 +323,12 @@ def test_too_many_pipelined_requests_are_answered_in_part_and_the_connection_clo
     plain: str, connect: Connect
 ) -> None:
     sender = connect(plain)
-    sending = threading.Thread(target=sender.sendall, args=(CAREFUL * 1_000,))
+
+    def send() -> None:
+        with suppress(ConnectionError):
+            sender.sendall(CAREFUL * 1_000)
+
+    sending = threading.Thread(target=send)
     sending.start()
     answer = b""
     with_reset = False
@@ -335,8 +340,10 @@ def test_too_many_pipelined_requests_are_answered_in_part_and_the_connection_clo
     sending.join(20)
     found = statuses(answer)
     assert set(found) == {200}
-    assert MAX_PIPELINED_REQUESTS <= len(found) < 1_000
-    assert with_reset or b"connection: close" in answer.rpartition(b"HTTP/1.1 200")[2]
+    assert len(found) < 1_000
+    if not with_reset:  # which takes answers away that had arrived
+        assert len(found) >= MAX_PIPELINED_REQUESTS
+        assert b"connection: close" in answer.rpartition(b"HTTP/1.1 200")[2]
 
 
 def test_bytes_that_are_not_a_request_do_not_replace_the_answer_to_the_request_before_them(

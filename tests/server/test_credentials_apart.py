@@ -26,6 +26,7 @@ from policyengine.stores.url import open_store
 from tests.identity import bound_world, issuing
 from tests.identity.providing import Faulty, faulty, hangs
 from tests.identity.proving import POLICY, Doors, asking, proof, token, url, written
+from tests.processes import wait_until
 from tests.server.conftest import client_of
 from tests.server.processes import started
 from tests.server.test_connections import table_of
@@ -76,10 +77,7 @@ def test_workers_share_seen_proofs_and_revocations(workers: tuple[str, str, Path
     assert set(outcomes(held, 16)) == {"revoked"}
     (path.parent / "doors.policy").write_text(POLICY + "anyone { may GET /other }\n")
     os.kill(process, signal.SIGHUP)
-    latest = time.monotonic() + 20
-    while {other(http, base) for _ in range(8)} != {"allow"}:
-        assert time.monotonic() < latest, "the policies were not reloaded"
-        time.sleep(0.01)
+    wait_until(lambda: {other(http, base) for _ in range(8)} == {"allow"})
     assert set(outcomes(held, 16)) == {"revoked"}  # also by other policies
     assert set(outcomes({"authorization": f"Bearer {token(now)}"}, 8)) == {"allow"}
     http.close()
@@ -108,7 +106,7 @@ def slow() -> Iterator[Faulty]:
 def engine_of(folder: Path, slow: Faulty) -> Engine:
     """Beside the issuer that is known three that let us wait."""
     identity = written(folder)
-    identity.write_text(identity.read_text().replace("[identity]", '[identity]\ntimeout = "10s"'))
+    identity.write_text(identity.read_text().replace("[identity]", '[identity]\ntimeout = "30s"'))
     more = "".join(SLOW.format(name=one, keys=f"{slow.url}/{one}") for one in ("one", "two", "three"))
     (folder / "doors.policy").write_text(POLICY + more)
     return Engine.load(folder / "doors.policy", identity=identity)
@@ -135,7 +133,7 @@ def test_an_unresponsive_issuer_does_not_delay_callers_of_other_issuers(tmp_path
                 return str(answer["reasons"][0]["code"] if answer["reasons"] else answer["outcome"])
 
             stuck = [asyncio.create_task(code(waiting(one))) for one in ("one", "two", "three") for _ in range(25)]
-            async with asyncio.timeout(8):
+            async with asyncio.timeout(25):
                 while len([one for one in stuck if one.done()]) < 75 - 24:
                     await asyncio.sleep(0)
                 meanwhile = [await code(known()) for _ in range(10)]
@@ -179,7 +177,7 @@ def test_a_socket_connection_that_waits_for_an_issuer_does_not_block_other_conne
     async def run() -> tuple[dict[str, Any], list[bool]]:
         held, table = ReloadableEngine(engine), table_of(100)
         server = await asyncio.get_running_loop().create_unix_server(lambda: FramedProtocol((held, held), table), path)
-        async with server, asyncio.timeout(8):
+        async with server, asyncio.timeout(25):
             stuck = [await asyncio.open_unix_connection(path) for _ in range(12)]
             for _, writer in stuck:
                 writer.write(frame([1, "decide", waiting("one")]))

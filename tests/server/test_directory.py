@@ -109,7 +109,10 @@ def test_a_dead_entity_database_server_is_reported_until_it_returns(
     assert PASSWORD not in caplog.text
 
 
-def test_an_entity_store_that_just_failed_is_not_asked_again_immediately(tmp_path: Path) -> None:
+def test_an_entity_store_that_just_failed_is_not_asked_again_immediately(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lookup, "PAUSE_SECONDS", 60.0)
     file = tmp_path / "shop.db"
     with closing(sqlite3.connect(file)) as connection:
         connection.executescript(SQL)

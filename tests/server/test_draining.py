@@ -23,9 +23,10 @@ from policyengine.client.socket import SocketClient
 from policyengine.server.connections.connection_table import ConnectionStage
 from policyengine.server.shutdown import QUIET_SECONDS, SETTLE_SECONDS, SILENT_SECONDS, Drain
 from tests.ports import free_port
+from tests.processes import is_running, wait_until
 from tests.server.conftest import OPEN
 from tests.server.processes import started
-from tests.server.test_workers import FREE, ended, workers_of
+from tests.server.test_workers import FREE, workers_of
 
 SERVE = f"""
 import sys
@@ -255,7 +256,7 @@ def test_a_second_signal_ends_the_server_immediately(
         process.send_signal(second)
         process.communicate(timeout=20)
         assert process.returncode == -second
-        assert all(ended(pid) for pid in all_of_them)
+        wait_until(lambda: not any(is_running(pid) for pid in all_of_them))
 
 
 # ── Its clock ─────────────────────────────────────────────────────────────────────────────────

@@ -89,7 +89,7 @@ def served(tokens: BearerTokens | None = None) -> Iterator[Ask]:
                 http.headers.update({name.replace("_", "-"): value for name, value in headers.items()})
                 http.headers.update({":method": method, ":path": path})
                 metadata = [] if token is None else [("authorization", f"Bearer {token}")]
-                return check(asked, metadata=metadata, timeout=10)
+                return check(asked, metadata=metadata, timeout=30)
 
             yield ask
     finally:
@@ -272,7 +272,7 @@ def test_the_trace_continues_from_the_grpc_metadata_or_else_from_the_request_hea
             http.headers.update({"traceparent": mine if not by_envoy else other, "tracestate": "a=1"})
             metadata = [("traceparent", mine), ("tracestate", "a=1")] if by_envoy else []
             check = external_auth_pb2_grpc.AuthorizationStub(channel).Check
-            _, call = check.with_call(asked, metadata=metadata, timeout=10)
+            _, call = check.with_call(asked, metadata=metadata, timeout=30)
             told = dict(call.initial_metadata())
     finally:
         server.stop(0).wait()

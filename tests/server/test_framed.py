@@ -309,7 +309,10 @@ def test_the_socket_client_raises_an_error_if_there_is_no_server(tmp_path: Path)
 
 @contextmanager
 def server_that(
-    tmp_path: Path, answers: Callable[[socket.socket], object], asked: list[bytes] | None = None
+    tmp_path: Path,
+    answers: Callable[[socket.socket], object],
+    asked: list[bytes] | None = None,
+    timeout: float = 30.0,
 ) -> Iterator[SocketClient]:
     """A server of one connection that does not do as it should; `asked` gets what it was sent."""
     heard = [] if asked is None else asked
@@ -324,12 +327,12 @@ def server_that(
             with connection:
                 heard.append(connection.recv(65_536))
                 answers(connection)
-                done.wait(20)
+                done.wait(60)
 
         thread = threading.Thread(target=serve)
         thread.start()
         try:
-            with SocketClient(path, timeout=0.2) as client:
+            with SocketClient(path, timeout=timeout) as client:
                 yield client
         finally:
             done.set()
@@ -357,8 +360,9 @@ GOOD = ENGINE.decide(OPEN).to_dict()
     ],
 )
 def test_the_socket_client_raises_an_error_for_an_invalid_answer(tmp_path: Path, answer: bytes, message: str) -> None:
+    timeout = 0.2 if "within 0.2 s" in message else 30.0
     with (
-        server_that(tmp_path, lambda connection: connection.sendall(answer)) as client,
+        server_that(tmp_path, lambda connection: connection.sendall(answer), timeout=timeout) as client,
         pytest.raises(SocketError, match=message),
     ):
         client.decide(OPEN)
@@ -412,7 +416,7 @@ def test_only_the_owner_may_use_the_socket_file_and_the_port_still_answers(tmp_p
 
 def test_a_stopped_server_answers_nothing_and_leaves_no_files(tmp_path: Path) -> None:
     path = tmp_path / "policy.sock"
-    with started(SERVE, str(path)) as (_, process), SocketClient(path) as client:
+    with started(SERVE, str(path)) as (_, process), SocketClient(path, timeout=30) as client:
         assert client.decide(OPEN).allowed
         process.terminate()
         process.wait(20)

@@ -67,7 +67,7 @@ def test_every_endpoint_writes_to_the_decision_log(serving, log, tmp_path):
             ask(port, "/evaluate"),
             *ask(port, "/decide/batch", {"requests": [ASKED, ASKED]})["decisions"],
         ]
-        with SocketClient(socket) as client:
+        with SocketClient(socket, timeout=30) as client:
             answers.append({"id": client.decide(ASKED).id})
     assert [record.id for record in read_records(log)] == [answer["id"] for answer in answers]
 

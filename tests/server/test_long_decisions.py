@@ -87,6 +87,13 @@ def bodies(where: str, asked: dict[str, Any]) -> object:
 def test_healthz_is_answered_while_slow_questions_are_decided(
     where: str, asked: dict[str, Any], server: tuple[str, Path]
 ) -> None:
+    """If this process stalls, it finds the answers to the questions, too. A server that blocks has always answered them
+    first."""
+    assert any(overtakes(where, asked, server) for _ in range(3))
+
+
+def overtakes(where: str, asked: dict[str, Any], server: tuple[str, Path]) -> bool:
+    """Return whether `/healthz` is answered before slow questions that were asked earlier."""
     with ExitStack() as stack:
         waiting = [
             stack.enter_context(closing(http.client.HTTPConnection(server[0], timeout=SECONDS))) for _ in range(MANY)
@@ -94,8 +101,9 @@ def test_healthz_is_answered_while_slow_questions_are_decided(
         for one in waiting:
             one.request("POST", where, json.dumps(bodies(where, asked)), {"content-type": "application/json"})
         assert health(server) == {"status": "ok"}
-        assert not all(is_answered(one) for one in waiting)
+        is_earlier = not all(is_answered(one) for one in waiting)
         assert [one.getresponse().status for one in waiting] == [200] * MANY
+        return is_earlier
 
 
 def health(server: tuple[str, Path]) -> object:
@@ -110,6 +118,11 @@ def is_answered(connection: http.client.HTTPConnection) -> bool:
 
 @pytest.mark.parametrize("questions", [SMALL, [SMALL, question(1)]], ids=["one", "several"])
 def test_a_slow_socket_question_does_not_block_other_connections(questions: Any, server: tuple[str, Path]) -> None:
+    assert any(overtakes_frames(questions, server) for _ in range(3))
+
+
+def overtakes_frames(questions: Any, server: tuple[str, Path]) -> bool:
+    """Return whether a question is answered before slow ones of another connection that were asked earlier."""
     with socket.socket(socket.AF_UNIX) as slow, SocketClient(server[1], timeout=SECONDS) as other:
         slow.settimeout(SECONDS)
         slow.connect(str(server[1]))
@@ -117,5 +130,6 @@ def test_a_slow_socket_question_does_not_block_other_connections(questions: Any,
             payload = msgpack.packb([number, "decide", questions])
             slow.sendall(FRAME_HEADER.pack(len(payload)) + payload)
         assert other.decide(question(1)).gate == "guard"
-        assert not select.select([slow], [], [], 0)[0]
+        is_earlier = not select.select([slow], [], [], 0)[0]
         assert slow.recv(FRAME_HEADER.size)
+        return is_earlier

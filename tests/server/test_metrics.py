@@ -32,9 +32,10 @@ from policyengine.stores.base import StoreError
 from policyengine.stores.url import open_store
 from tests.pages import CHECKOUT, blocks
 from tests.ports import free_port
+from tests.processes import is_running, wait_until
 from tests.server.conftest import OPEN, ORDER, POLICY, SHUT, TOKEN, client_of
 from tests.server.processes import started
-from tests.server.test_workers import FREE, awaited, ended, workers_of
+from tests.server.test_workers import FREE, workers_of
 
 DOCS = CHECKOUT / "docs"
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -373,12 +374,12 @@ def test_metrics_sum_over_workers_and_keep_the_counts_of_a_dead_worker() -> None
     with started(SERVE, str(port)) as (url, process):
         asked(30)
         assert of(read(), "policyengine_decisions_total") == 30
-        awaited(lambda: of(read(), "policyengine_workers") == 2)
+        wait_until(lambda: of(read(), "policyengine_workers") == 2)
         dead = workers_of(process)[0]
         os.kill(dead, signal.SIGKILL)
-        awaited(lambda: ended(dead))
+        wait_until(lambda: not is_running(dead))
         assert of(read(), "policyengine_decisions_total") == 30
-        awaited(lambda: of(read(), "policyengine_worker_starts_total") == 3)
+        wait_until(lambda: of(read(), "policyengine_worker_starts_total") == 3)
         asked(30)
         found = read()
         assert of(found, "policyengine_decisions_total") == 60

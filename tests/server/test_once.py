@@ -27,9 +27,9 @@ from policyengine.server import idempotency
 from policyengine.server.socket.answers import answer_frame
 from policyengine.server.socket.protocol import peer_name
 from policyengine.stores.memory.store import MemoryStore
+from tests.processes import wait_until
 from tests.server.conftest import TOKEN, client_of
 from tests.server.processes import started
-from tests.stores.servers import wait_for
 
 NEXT = "the-token-that-comes-next"
 POLICY = """
@@ -296,7 +296,7 @@ def test_a_retry_after_a_broken_connection_spends_once(tmp_path: Path) -> None:
 
         with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as connection:
             connection.sendall(head.encode() + body)
-        wait_for(lambda: remaining() == 48)
+        wait_until(lambda: remaining() == 48)
         answer = httpx.post(f"{url}/decide", content=body, headers={
             **headers, "content-type": "application/json", "idempotency-key": "key",
         })  # fmt: skip

@@ -159,7 +159,7 @@ serve(Engine.from_text("anyone { may GET /health }", log=DecisionLog(Path(sys.ar
 
 
 def test_an_outcome_is_reported_over_the_socket(tmp_path: Path) -> None:
-    with started(SERVE, str(tmp_path)), SocketClient(tmp_path / "s") as client:
+    with started(SERVE, str(tmp_path)), SocketClient(tmp_path / "s", timeout=30) as client:
         id = client.decide(ASKED).id
         assert client.report(id, status=200, size=9, usage={"cost": 0.5})
         assert not client.report(id, status=200)
@@ -239,7 +239,7 @@ def system(path: Path) -> list[SystemRecord]:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_each_process_of_a_server_records_its_start_and_its_stop(tmp_path: Path, workers: int) -> None:
     with started(SEVERAL, str(tmp_path), str(workers)) as (_, process):
-        with SocketClient(tmp_path / "s") as client:
+        with SocketClient(tmp_path / "s", timeout=30) as client:
             assert client.decide(ASKED).allowed
         while len(system(tmp_path / "log")) < workers:
             assert process.poll() is None

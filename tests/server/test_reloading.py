@@ -6,8 +6,7 @@ import http.client
 import json
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ from policyengine.engine import Engine
 from policyengine.reload import ReloadableEngine, prepare_candidate
 from policyengine.reload.source import ReloadSource
 from policyengine.server.workers.reload import ReloadCoordinator, ReloadParticipant, WorkerChannel
+from tests.processes import wait_until
 from tests.reload.conftest import ASK, OPEN, SHUT
 from tests.server.processes import started
 from tests.server.test_log import SERVE
@@ -87,14 +87,6 @@ def connected(port: int) -> http.client.HTTPConnection:
     return http.client.HTTPConnection("127.0.0.1", port, timeout=30)
 
 
-def until(true: Callable[[], bool]) -> None:
-    """Others need the processors, too: nobody asks all the time."""
-    latest, nothing = time.monotonic() + 40, Event()
-    while not true():
-        assert time.monotonic() < latest, "it never came to that"
-        nothing.wait(0.02)
-
-
 def belongs(answer: dict[str, Any]) -> bool:
     return OUTCOMES[answer["revision"]] == answer["outcome"]
 
@@ -125,7 +117,7 @@ def test_answers_during_policy_swaps_never_fail_or_mix_two_policies(tmp_path: Pa
         with ThreadPoolExecutor(3) as pool, closing(connected(port)) as watching:
             running = [pool.submit(load), pool.submit(load), pool.submit(framed)]
             try:
-                until(lambda: got(watching)["reloads"]["done"] == 100)
+                wait_until(lambda: got(watching)["reloads"]["done"] == 100)
             finally:
                 over.set()
             assert min(one.result() for one in running) > 10
@@ -142,15 +134,15 @@ def test_workers_reload_after_sighup_and_refuse_an_invalid_policy(folder: Path, 
         assert all(asked(one)["outcome"] == "allow" for one in every)
         (folder / "shop.policy").write_text(SHUT)
         process.send_signal(signal.SIGHUP)
-        until(lambda: all(asked(one)["outcome"] == "deny" for one in every))
+        wait_until(lambda: all(asked(one)["outcome"] == "deny" for one in every))
         (folder / "shop.policy").write_text("nonsense")
         process.send_signal(signal.SIGHUP)
-        until(lambda: all(got(one)["reloads"]["refused"] == 1 for one in every))
+        wait_until(lambda: all(got(one)["reloads"]["refused"] == 1 for one in every))
         assert got(every[0])["reloads"]["why"] == "1 error in the policies"
         assert all(asked(one)["outcome"] == "deny" for one in every)
         killed, _ = workers_of(process)
         os.kill(killed, signal.SIGKILL)
-        until(lambda: len(workers_of(process)) == 2 and killed not in workers_of(process))
+        wait_until(lambda: len(workers_of(process)) == 2 and killed not in workers_of(process))
         for _ in range(8):  # the one that took its place decides as the other
             with closing(connected(port)) as fresh:
                 assert asked(fresh)["outcome"] == "deny"
@@ -164,10 +156,10 @@ def test_watch_reloads_a_changed_policy_file(folder: Path) -> None:
         assert asked(connection)["outcome"] == "allow"
         (folder / "new").write_text(SHUT)
         (folder / "new").rename(folder / "shop.policy")
-        until(lambda: asked(connection)["outcome"] == "deny")
+        wait_until(lambda: asked(connection)["outcome"] == "deny")
         (folder / "shop.policy").write_text("nonsense")
         process.send_signal(signal.SIGHUP)
-        until(lambda: got(connection)["reloads"]["refused"] == 1)
+        wait_until(lambda: got(connection)["reloads"]["refused"] == 1)
         assert got(connection)["status"] == "ready"
         assert asked(connection)["outcome"] == "deny"
 
@@ -185,8 +177,8 @@ def test_a_worker_that_replaces_another_does_not_bring_older_entities_back(folde
         assert {asked(one, bob)["outcome"] for one in every} == {"allow"}
         (tmp_path / "new").write_text("id,roles\nbob,guest\n")
         (tmp_path / "new").rename(rows)
-        until(lambda: all(asked(one, bob)["outcome"] == "deny" for one in every))
-        until(lambda: {fresh() for _ in range(8)} == {"deny"})
+        wait_until(lambda: all(asked(one, bob)["outcome"] == "deny" for one in every))
+        wait_until(lambda: {fresh() for _ in range(8)} == {"deny"})
         for killed in workers_of(process):
             os.kill(killed, signal.SIGKILL)
         assert {fresh() for _ in range(8)} == {"deny"}

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.test_reloading import asked, connected, got, serving, until
+from tests.processes import wait_until
+from tests.server.test_reloading import asked, connected, got, serving
 
 DOORS = "language 1\npackage shop\nanyone { may GET /health, GET /x }\n"
 HEAD = 'language 1\npackage shop\nguard "first" on GET /x { deny }\n'
@@ -33,7 +34,7 @@ def test_watch_refuses_an_emptied_guards_file(folder: Path) -> None:
     with serving(folder, "--watch") as (port, _), closing(connected(port)) as connection:
         assert asked(connection)["outcome"] == "deny"
         (folder / "guards" / "guards.policy").write_bytes(b"")
-        until(lambda: got(connection)["reloads"]["refused"] == 1)
+        wait_until(lambda: got(connection)["reloads"]["refused"] == 1)
         assert asked(connection)["outcome"] == "deny"
 
 
@@ -43,15 +44,15 @@ def test_watch_refuses_a_lost_guard_until_its_revision_is_allowed(folder: Path) 
     options = ["--watch", "--log-format", "json"]
     with serving(folder, *options, compare=True) as (port, process), closing(connected(port)) as connection:
         guards.write_text(HEAD)  # cut between two items: it is a policy still
-        until(lambda: got(connection)["reloads"]["refused"] == 1)
+        wait_until(lambda: got(connection)["reloads"]["refused"] == 1)
         assert got(connection)["reloads"]["why"] == "1 guard is gone"
         assert asked(connection)["outcome"] == "deny"
         told = json.loads([process.stderr.readline() for _ in range(2)][-1])
         assert (told["event"], told["reason"]) == ("reload_refused", "removed")
         revision = re.findall(r'allow = \["(sha256:\w+)"\]', told["message"])[0]
         (folder / "policyengine.toml").write_text(f'[reload]\nallow = ["{revision}"]\n')
-        until(lambda: asked(connection)["outcome"] == "allow")
-        until(lambda: got(connection)["reloads"]["widens"] is not None)
+        wait_until(lambda: asked(connection)["outcome"] == "allow")
+        wait_until(lambda: got(connection)["reloads"]["widens"] is not None)
         ready = got(connection)
         assert (ready["revision"], ready["reloads"]["widens"], ready["reloads"]["proved"]) == (revision, 1, True)
         process.send_signal(signal.SIGTERM)
@@ -97,7 +98,7 @@ def test_every_worker_refuses_a_reload_after_a_policy_file_vanishes(
         lose(folder)
         for _ in range(4):
             with closing(connected(port)) as connection:
-                until(lambda: got(connection)["reloads"]["refused"] == 1)
+                wait_until(lambda: got(connection)["reloads"]["refused"] == 1)
                 assert asked(connection)["outcome"] == "deny"
 
 
@@ -115,8 +116,8 @@ def test_watch_refuses_a_config_map_that_lost_a_guard(tmp_path: Path) -> None:
     with serving(mounted, "--watch") as (port, _), closing(connected(port)) as connection:
         (mounted / "..tmp").symlink_to("..2")
         (mounted / "..tmp").rename(mounted / "..data")
-        until(lambda: got(connection)["reloads"]["refused"] == 1)
+        wait_until(lambda: got(connection)["reloads"]["refused"] == 1)
         (mounted / "guards.policy").unlink()
-        until(lambda: got(connection)["reloads"]["refused"] == 2)
+        wait_until(lambda: got(connection)["reloads"]["refused"] == 2)
         assert got(connection)["reloads"]["why"] == "1 file and 2 guards are gone"
         assert asked(connection)["outcome"] == "deny"

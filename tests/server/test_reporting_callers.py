@@ -167,7 +167,7 @@ def test_only_the_gateway_that_asked_by_grpc_can_report(server: Server) -> None:
     try:
         with grpc.insecure_channel(address) as channel:
             check = external_auth_pb2_grpc.AuthorizationStub(channel).Check
-            answer = check(asked, metadata=[("authorization", EDGE)], timeout=10)
+            answer = check(asked, metadata=[("authorization", EDGE)], timeout=30)
     finally:
         door.stop(0).wait()
     decision = answer.dynamic_metadata.fields["x_decision_id"].string_value

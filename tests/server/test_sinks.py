@@ -14,8 +14,8 @@ import pytest
 
 from policyengine.cli import main
 from tests.audit.sinks.receivers import Receiver, http_receiver
+from tests.processes import wait_until
 from tests.server.processes import program, started
-from tests.stores.servers import wait_for
 
 SERVE = "import sys; from policyengine.cli import main; sys.exit(main(sys.argv[1:]))"
 QUESTION = {"request": {"method": "GET", "path": "/health"}}
@@ -72,9 +72,9 @@ def test_every_worker_sends_each_record_once(receiver, policy, tmp_path, workers
     log = ["--log", str(tmp_path / "d.jsonl"), "--log-sink", url(receiver), "--workers", workers]
     with serving(policy, *log) as (port, _):
         asked = [decide(port)["id"] for _ in range(20)]
-        wait_for(lambda: sorted(received(receiver)) == sorted(asked))
-        wait_for(lambda: metric(port, "policyengine_sink_sent_total") >= 20)
-        wait_for(lambda: metric(port, "policyengine_sink_lag_bytes") == 0)
+        wait_until(lambda: sorted(received(receiver)) == sorted(asked))
+        wait_until(lambda: metric(port, "policyengine_sink_sent_total") >= 20)
+        wait_until(lambda: metric(port, "policyengine_sink_lag_bytes") == 0)
 
 
 def test_a_stopping_server_sends_its_last_records(receiver, policy, tmp_path):
@@ -90,8 +90,8 @@ def test_a_server_sends_what_its_predecessor_could_not_send(receiver, policy, tm
     options = ["--log", str(tmp_path / "d.jsonl"), "--log-sink", url(receiver)]
     with serving(policy, *options) as (port, process):
         asked = decide(port)["id"]
-        wait_for(lambda: metric(port, "policyengine_sink_failures_total") > 0)
-        assert metric(port, "policyengine_sink_lag_bytes") > 0
+        wait_until(lambda: metric(port, "policyengine_sink_failures_total") > 0)
+        wait_until(lambda: metric(port, "policyengine_sink_lag_bytes") > 0)
         process.terminate()
         assert (
             "the sink `s` fails: the receiver answers 503; records wait, and are sent again later"
@@ -99,14 +99,14 @@ def test_a_server_sends_what_its_predecessor_could_not_send(receiver, policy, tm
         )
     receiver.statuses.clear()
     with serving(policy, *options):
-        wait_for(lambda: asked in received(receiver))
+        wait_until(lambda: asked in received(receiver))
 
 
 def test_a_spool_replaces_the_log(receiver, policy, tmp_path):
     spool = tmp_path / "spool"
     with serving(policy, "--log-spool", str(spool), "--log-sink", url(receiver)) as (port, _):
         asked = decide(port)["id"]
-        wait_for(lambda: received(receiver) == [asked])
+        wait_until(lambda: received(receiver) == [asked])
     assert sorted(path.name for path in spool.glob("[!.]*")) == ["records.jsonl", "s.cursor", "s.lock"]
     assert spool.stat().st_mode & 0o777 == 0o700
 
@@ -188,12 +188,12 @@ def test_a_seal_that_fails_shows_in_the_metrics(policy, tmp_path):
         return float(found[1])
 
     with serving(policy, "--log", str(log)) as (port, _):
-        wait_for(lambda: (log.with_name("d.jsonl.tlog") / "checkpoint").exists())  # covers the start of the server
-        wait_for(lambda: value(port, "log_unsealed_seconds") == 0)
+        wait_until(lambda: (log.with_name("d.jsonl.tlog") / "checkpoint").exists())  # covers the start of the server
+        wait_until(lambda: value(port, "log_unsealed_seconds") == 0)
         decide(port)
-        wait_for(lambda: value(port, "log_unsealed_seconds") == 0)
+        wait_until(lambda: value(port, "log_unsealed_seconds") == 0)
         assert value(port, "seal_failures_total") == 0
         log.with_name("d.jsonl.tlog").rename(tmp_path / "away")
         decide(port)
-        wait_for(lambda: value(port, "seal_failures_total") > 0)
-        assert value(port, "log_unsealed_seconds") > 0
+        wait_until(lambda: value(port, "seal_failures_total") > 0)
+        wait_until(lambda: value(port, "log_unsealed_seconds") > 0)

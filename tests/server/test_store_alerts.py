@@ -21,9 +21,10 @@ from policyengine.server.telemetry.process_metrics import inspect_store
 from policyengine.stores.memory.store import MemoryStore
 from policyengine.stores.resilient_store import INSPECTION_INTERVAL_SECONDS, ResilientStore
 from tests.pages import CHECKOUT, blocks
+from tests.processes import wait_until
 from tests.server.conftest import client_of
 from tests.server.processes import started
-from tests.stores.servers import running, wait_for
+from tests.stores.servers import running
 from tests.stores.test_failing import Time
 from tests.stores.test_health import ReadsOnly, configured
 
@@ -78,7 +79,7 @@ def test_the_documented_alerts_fire_if_the_store_cannot_be_written(
             before = scraped(http)
             broken.begin(process.pid)
             numbers = iter(range(1, 10_000))
-            wait_for(lambda: gate(http, next(numbers)) == "failure" and http.get("/readyz").status_code == 503)
+            wait_until(lambda: gate(http, next(numbers)) == "failure" and http.get("/readyz").status_code == 503)
             after = scraped(http)
     fires("StoreDoesNotAnswer", [{"operation": "write"}], before, after, tmp_path)
     fires("DecisionsFail", [{}], before, after, tmp_path)

@@ -6,8 +6,6 @@ import os
 import re
 import signal
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from policyengine.engine import Engine
 from policyengine.server import ServeError, serve
 from policyengine.server.workers.pool import check_workers
 from policyengine.stores.url import open_store
+from tests.processes import is_running, wait_until
 from tests.server.conftest import OPEN, POLICY
 from tests.server.processes import started
 
@@ -38,20 +37,6 @@ except KeyboardInterrupt:
 
 def workers_of(process: subprocess.Popen[str]) -> list[int]:
     return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
-
-
-def ended(pid: int) -> bool:
-    """Gone, or only waiting for somebody to ask how it ended."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):  # gone before it was opened, or before it was read
-        return True
-
-
-def awaited(true: Callable[[], bool]) -> None:
-    """Until it is true; the test ends by its own time limit if it never is."""
-    while not true():
-        time.sleep(0.01)
 
 
 def spawned(tmp_path: Path) -> Any:
@@ -76,7 +61,7 @@ def test_a_dead_worker_is_replaced_while_the_other_one_answers(tmp_path: Path) -
         assert process.stderr is not None
         said = process.stderr.readline()
         assert re.fullmatch(rf"worker {dead} ended with status -9; another one replaces it\n", said)
-        awaited(lambda: len(set(workers_of(process)) - {dead}) == 2)
+        wait_until(lambda: len(set(workers_of(process)) - {dead}) == 2)
         os.kill(other, signal.SIGKILL)
         assert httpx.post(f"{url}/decide", json=OPEN).json()["allowed"] is True
 
@@ -89,7 +74,7 @@ def test_a_signal_stops_all_workers_with_exit_code_0(tmp_path: Path, sent: signa
         process.send_signal(sent)
         assert process.communicate(timeout=20)[1] == ""
         assert process.returncode == 0
-        assert all(ended(pid) for pid in workers)
+        assert all(not is_running(pid) for pid in workers)
         assert not (tmp_path / "policy.sock").exists()
 
 
@@ -99,7 +84,7 @@ def test_workers_end_if_their_parent_process_is_killed(tmp_path: Path) -> None:
         workers = workers_of(process)
         process.kill()
         process.wait(20)
-        awaited(lambda: all(ended(pid) for pid in workers))
+        wait_until(lambda: all(not is_running(pid) for pid in workers))
 
 
 def refusal(engine: Engine, workers: int) -> ServeError:

@@ -8,18 +8,18 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from time import monotonic, sleep
 from typing import Any
 
 import pytest
 
+from policyengine.stores.url import StoreUrlError, open_store
 from tests.ports import free_port
+from tests.processes import wait_until
 
 PACKAGES = {"redis-server": "redis-server", "valkey-server": "valkey-server"}
-PATIENCE = 20.0
 
 
 @dataclass
@@ -44,7 +44,7 @@ class Server:
         command = [self.program, *filter(None, [file]), *listening, *common, *options]
         with (self.folder / f"{self.port}.log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
-        wait_for(lambda: reachable(self.port))
+        wait_until(lambda: reachable(self.port))
         return self
 
     def pause(self) -> None:
@@ -72,15 +72,6 @@ def reachable(port: int) -> bool:
     return True
 
 
-def wait_for(done: object) -> None:
-    """Wait until the condition is true, because another process may take any time."""
-    assert callable(done)
-    until = monotonic() + PATIENCE
-    while not done():
-        assert monotonic() < until, "it took too long"
-        sleep(0.01)
-
-
 def program(name: str) -> str:
     pytest.importorskip("redis", reason="missing: pip install redis")
     found = shutil.which(name)
@@ -96,6 +87,19 @@ def running(name: str, folder: Path, *options: str, port: int | None = None) -> 
         yield server.start()
     finally:
         server.kill()
+
+
+def open_patiently(url: str) -> Any:
+    """Open a store as soon as it answers within the timeout of its URL."""
+    opened: list[Any] = []
+
+    def is_open() -> bool:
+        with suppress(StoreUrlError):
+            opened.append(open_store(url))
+        return bool(opened)
+
+    wait_until(is_open)
+    return opened[0]
 
 
 @contextmanager
@@ -125,7 +129,7 @@ def joined(servers: list[Server]) -> None:
         if number:
             client.execute_command("CLUSTER MEET", "127.0.0.1", first.port, bus)
     for client in clients:
-        wait_for(lambda one=client: whole(one.execute_command("CLUSTER INFO")))
+        wait_until(lambda one=client: whole(one.execute_command("CLUSTER INFO")))
         client.close()
 
 

@@ -25,9 +25,9 @@ from policyengine.stores.sql.session import upsert
 from policyengine.stores.sql.store import SqlStore
 from policyengine.stores.sqlite.store import SqliteStore
 from tests.behavior.reporting_agents import BEGIN, POLICY, FakeClock, question
+from tests.processes import wait_until
 from tests.stores.charges import START
 from tests.stores.learned import CALLER, KEY, Stores, engine_of, teach, told, tracker_of
-from tests.stores.servers import wait_for
 
 pytestmark = pytest.mark.usefixtures("without_threads")
 PROFILE = "profile reporting"
@@ -242,9 +242,9 @@ def test_a_running_process_follows_when_it_looks(
     tracker = tracker_of(engine_of(store, clock))
     tracker._thread.start()
     plan(behavior, *release_until())
-    wait_for(lambda: tracker._releases.ends == {PROFILE: NOW + DAY})
+    wait_until(lambda: tracker._releases.ends == {PROFILE: NOW + DAY})
     plan(behavior)
-    wait_for(lambda: not tracker._releases.ends)
+    wait_until(lambda: not tracker._releases.ends)
     tracker.close()
 
 

@@ -19,8 +19,8 @@ from policyengine.reload import ReloadableEngine
 from policyengine.reload.expiry_timer import ExpiryTimer, expiry_timer
 from policyengine.stores.base import StoreError
 from policyengine.stores.memory.store import MemoryStore
+from tests.processes import wait_until
 from tests.stores.conftest import Fresh
-from tests.stores.servers import wait_for
 from tests.stores.test_approval_desk import CAROL, PAIR, RULE, Desk, fill_disk, state_of, states_on_record
 
 
@@ -133,7 +133,7 @@ def test_a_process_records_expiries_with_its_current_policies(tmp_path: Path) ->
     id = desk.opened()
     desk.later(days=1)
     with expiry_timer(held):
-        wait_for(lambda: states_on_record(tmp_path / "expired.jsonl")[-1] == (id, "expired"))
+        wait_until(lambda: states_on_record(tmp_path / "expired.jsonl")[-1] == (id, "expired"))
     log.close()
 
 

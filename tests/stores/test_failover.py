@@ -11,7 +11,8 @@ import pytest
 
 from policyengine.engine import Engine
 from policyengine.stores.url import TIMEOUT_SECONDS, open_store
-from tests.stores.servers import Server, cluster, running, wait_for
+from tests.processes import wait_until
+from tests.stores.servers import Server, cluster, running
 from tests.stores.test_failing import SLOWEST
 
 pytestmark = pytest.mark.deep
@@ -38,7 +39,7 @@ def watched(folder: Path) -> Iterator[tuple[Server, str]]:
         follows = ("--replicaof", "127.0.0.1", str(primary.port), "--repl-diskless-sync-delay", "0")
         with running("redis-server", folder, *follows) as replica:
             with redis.Redis(port=replica.port, protocol=2) as client:
-                wait_for(lambda: client.info("replication")["master_link_status"] == "up")
+                wait_until(lambda: client.info("replication")["master_link_status"] == "up")
             file = folder / "sentinel.conf"
             file.write_text(
                 f"sentinel monitor shop 127.0.0.1 {primary.port} 1\nsentinel down-after-milliseconds shop 300\n"
@@ -46,7 +47,7 @@ def watched(folder: Path) -> Iterator[tuple[Server, str]]:
             )
             with running("redis-server", folder, str(file), "--sentinel") as sentinel:
                 with redis.Redis(port=sentinel.port, protocol=2) as client:
-                    wait_for(lambda: len(client.execute_command("SENTINEL REPLICAS", "shop")) == 1)
+                    wait_until(lambda: len(client.execute_command("SENTINEL REPLICAS", "shop")) == 1)
                 yield primary, f"redis+sentinel://127.0.0.1:{sentinel.port}/shop?timeout=500ms"
 
 
@@ -61,7 +62,7 @@ def test_a_promoted_replica_keeps_counts_and_restarts_the_history(tmp_path: Path
             outcomes.append(asked(engine, "/page/1"))
             return outcomes[-1] == "allow"
 
-        wait_for(recovered)
+        wait_until(recovered)
         assert set(outcomes) <= {"deny by failure", "allow"}
         outcomes += [asked(engine, "/page/1") for _ in range(40)]
         assert 15 <= outcomes.count("allow") <= 20 + 1  # what the replica had not got yet may be let through once more
@@ -85,4 +86,4 @@ def test_a_cluster_that_loses_a_server_denies_until_it_returns(tmp_path: Path) -
         assert slowest < SLOWEST * 500 / (TIMEOUT_SECONDS * 1_000)
         servers[1].start()
         for page in pages:
-            wait_for(lambda page=page: asked(engine, page) in ("allow", "throttle by rate"))
+            wait_until(lambda page=page: asked(engine, page) in ("allow", "throttle by rate"))

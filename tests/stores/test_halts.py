@@ -21,8 +21,9 @@ from policyengine.stores.halts import MAX_HALTS_BYTES, HaltStore, WorkerHalts
 from policyengine.stores.sqlite.store import SqliteStore
 from policyengine.stores.url import open_store
 from tests.halts.halting import HOUR, POLICY, create, outcome, question
+from tests.processes import wait_until
 from tests.server.processes import started
-from tests.stores.servers import Server, running, wait_for
+from tests.stores.servers import Server, open_patiently, running
 
 LATER = int(time()) + 3_600
 HALTING = """
@@ -110,9 +111,9 @@ def test_a_halt_reaches_an_engine_with_its_own_connection(store: Store) -> None:
     mine, theirs = create(store=store), create(store=store)
     assert outcome(theirs, question()) == "allow"
     halt = mine.halt(reason="stop", end=HOUR, agent="bot")
-    wait_for(lambda: outcome(theirs, question()) == "deny halted")
+    wait_until(lambda: outcome(theirs, question()) == "deny halted")
     theirs.lift(halt.id, reason="mended")
-    wait_for(lambda: outcome(mine, question()) == "allow")
+    wait_until(lambda: outcome(mine, question()) == "allow")
 
 
 # ── kill -9 ───────────────────────────────────────────────────────────────────────────────────
@@ -137,7 +138,7 @@ def ids_in(url: str) -> set[str]:
 
 
 def test_sqlite_loses_no_acknowledged_halt_when_processes_are_killed(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/state.db"
+    url = f"sqlite:///{tmp_path}/state.db?timeout=20s"
     SqliteStore(tmp_path / "state.db").close()
     acknowledged = acknowledged_until_killed(url, ["a", "b", "c"])
     assert len(acknowledged) >= 30
@@ -149,14 +150,15 @@ def test_redis_loses_no_acknowledged_halt_when_processes_are_killed(redis_server
 
     with redis.Redis(port=redis_server.port) as client:
         client.flushall()
-    acknowledged = acknowledged_until_killed(redis_server.url, ["a", "b", "c"])
+    url = f"{redis_server.url}?timeout=20s"
+    acknowledged = acknowledged_until_killed(url, ["a", "b", "c"])
     assert len(acknowledged) >= 30
-    assert acknowledged <= ids_in(redis_server.url)
+    assert acknowledged <= ids_in(url)
 
 
 def test_redis_that_appends_to_a_file_loses_no_acknowledged_halt_when_it_is_killed(tmp_path: Path) -> None:
     with running("redis-server", tmp_path, "--appendonly", "yes") as server:
-        url = f"{server.url}?timeout=2s"
+        url = f"{server.url}?timeout=20s"
         engine = Engine.from_text(POLICY, store=open_store(url))
         halts = [engine.halt(reason="r", end=HOUR, agent=f"agent {number}").id for number in range(50)]
         server.kill()
@@ -166,14 +168,14 @@ def test_redis_that_appends_to_a_file_loses_no_acknowledged_halt_when_it_is_kill
 
 def test_redis_that_keeps_nothing_gets_the_halts_back_from_a_running_process(tmp_path: Path) -> None:
     with running("redis-server", tmp_path) as server:
-        url = f"{server.url}?timeout=2s"
+        url = f"{server.url}?timeout=20s"
         engine = Engine.from_text(POLICY, store=open_store(url))
         assert outcome(engine, question()) == "allow"
         halt = engine.halt(reason="stop", end=HOUR, agent="bot")
         server.kill()
         assert outcome(engine, question()) == "deny halted"
         server.start()
-        wait_for(lambda: json.dumps([one.id for one in known(url)]) == json.dumps([halt.id]))
+        wait_until(lambda: json.dumps([one.id for one in known(url)]) == json.dumps([halt.id]))
         assert outcome(engine, question()) == "deny halted"
 
 
@@ -183,19 +185,21 @@ def known(url: str) -> tuple[Halt, ...]:
 
 def test_a_store_that_stops_answering_keeps_the_known_halts(tmp_path: Path) -> None:
     with running("redis-server", tmp_path) as server:
-        engine = Engine.from_text(POLICY, store=open_store(server.url))
-        engine.halt(reason="stop", end=HOUR, agent="bot")
+        patient = Engine.from_text(POLICY, store=open_store(f"{server.url}?timeout=20s"))
+        patient.halt(reason="stop", end=HOUR, agent="bot")
+        engine = Engine.from_text(POLICY, store=open_patiently(server.url))
+        wait_until(lambda: engine.halting.status.halts)
         assert outcome(engine, question()) == "deny halted"
         server.pause()
         try:
-            wait_for(lambda: engine.halting.status.unreadable == ("the store",))
+            wait_until(lambda: engine.halting.status.unreadable == ("the store",))
             assert outcome(engine, question()) == "deny halted"
             assert outcome(engine, question("/health", agent=None, user=None)) == "allow"
             with pytest.raises(StoreError):
                 engine.halt(reason="more", end=HOUR, user="alice")
         finally:
             server.resume()
-        wait_for(lambda: not engine.halting.status.unreadable)
+        wait_until(lambda: not engine.halting.status.unreadable)
 
 
 @pytest.mark.parametrize("damage", ["UPDATE halts SET number = 'x'", "UPDATE halts SET document = 7, number = 2e15"])
@@ -205,7 +209,7 @@ def test_a_damaged_row_keeps_the_known_halts(tmp_path: Path, damage: str) -> Non
     engine.halt(reason="stop", end=HOUR, agent="bot")
     with found.step() as asked:
         asked.execute(damage)
-    wait_for(lambda: engine.halting.refresh() or engine.halting.status.unreadable == ("the store",))
+    wait_until(lambda: engine.halting.refresh() or engine.halting.status.unreadable == ("the store",))
     assert outcome(engine, question()) == "deny halted"
 
 
@@ -214,6 +218,6 @@ def test_a_server_with_a_wrong_clock_cannot_halt(redis_server: Server) -> None:
 
     with redis.Redis(port=redis_server.port) as client:
         client.flushall()  # other tests leave halts that cannot be read
-    engine = create(store=open_store(redis_server.url))  # its clock is months behind
+    engine = create(store=open_store(f"{redis_server.url}?timeout=20s"))  # its clock is months behind
     with pytest.raises(StoreError, match="the clock of this server is"):
         engine.halt(reason="stop", end=HOUR, agent="bot")

@@ -25,8 +25,9 @@ from policyengine.stores.memory.store import MemoryStore
 from policyengine.stores.resilient_store import INSPECTION_INTERVAL_SECONDS, ResilientStore
 from policyengine.stores.url import open_store
 from tests.entities.postgres import Postgres
+from tests.processes import wait_until
 from tests.stores.charges import START, asks, rate
-from tests.stores.servers import Server, cluster, running, wait_for
+from tests.stores.servers import Server, cluster, running
 from tests.stores.test_failing import POLICY, Time, ask, decided
 
 # ── A store that answers reads ────────────────────────────────────────────────────────────────
@@ -320,7 +321,7 @@ def check_readiness(fault: AbstractContextManager[Faulty]) -> None:
         app = create_app(engine)
         assert asyncio.run(asked(app)).status_code == 200
         faulty.begin()
-        wait_for(lambda: asyncio.run(asked(app)).status_code == 503)
+        wait_until(lambda: asyncio.run(asked(app)).status_code == 503)
         for _ in range(4):
             assert decided(engine, "/free") == "allow"
             decided(engine, "/deny")
@@ -330,7 +331,7 @@ def check_readiness(fault: AbstractContextManager[Faulty]) -> None:
             assert store.failing
         if faulty.end is not None:
             faulty.end()
-            wait_for(lambda: asyncio.run(asked(app)).status_code == 200)
+            wait_until(lambda: asyncio.run(asked(app)).status_code == 200)
             assert decided(engine, "/deny") == "allow"
         store.close()
 

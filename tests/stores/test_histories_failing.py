@@ -18,8 +18,9 @@ from policyengine.stores.resilient_store import ResilientStore
 from policyengine.stores.sql.history import forget
 from policyengine.stores.sqlite.store import SqliteStore
 from policyengine.stores.url import open_store
+from tests.processes import wait_until
 from tests.stores.charges import SECOND, START
-from tests.stores.servers import Server, running, wait_for
+from tests.stores.servers import Server, running
 from tests.stores.test_failing import Broken, Time
 from tests.stores.test_histories import HOUR, LINE, happens, past, record, remembers
 
@@ -53,7 +54,7 @@ def remembering(folder: Path, *options: str) -> Iterator[tuple[Server, Engine]]:
     import redis
 
     with running("redis-server", folder, *options) as server:
-        engine = Engine.from_text(POLICY, store=open_store(f"{server.url}?timeout=2s"))
+        engine = Engine.from_text(POLICY, store=open_store(f"{server.url}?timeout=20s"))
         with redis.Redis(port=server.port, protocol=2) as client:
             begun_long_ago(engine, client)
         yield server, engine
@@ -82,7 +83,7 @@ def test_a_server_that_returns_empty_restarts_the_history(tmp_path: Path) -> Non
         server.kill()
         assert asked(engine, "/quiet") == "deny by guard"
         server.start()
-        wait_for(lambda: asked(engine, "/seen") == "allow")
+        wait_until(lambda: asked(engine, "/seen") == "allow")
         assert all_asked(engine) == ["deny by guard", "allow", "deny by guard"]
 
 
@@ -94,7 +95,7 @@ def test_a_server_restored_from_a_snapshot_restarts_the_history(tmp_path: Path) 
         assert asked(engine, "/seen") == "allow"
         server.kill()
         server.start()
-        wait_for(lambda: asked(engine, "/seen") == "allow")
+        wait_until(lambda: asked(engine, "/seen") == "allow")
         assert all_asked(engine) == ["deny by guard", "allow", "deny by guard"]
 
 
@@ -103,7 +104,7 @@ def test_a_server_with_append_only_persistence_keeps_the_history(tmp_path: Path)
         assert asked(engine, "/free") == "allow"
         server.kill()
         server.start()
-        wait_for(lambda: asked(engine, "/free") == "allow")
+        wait_until(lambda: asked(engine, "/free") == "allow")
         assert asked(engine, "/quiet") == "allow"
         assert asked(engine, "/seen") == "allow"
         assert asked(engine, "/quiet") == "deny by guard"
@@ -111,12 +112,12 @@ def test_a_server_with_append_only_persistence_keeps_the_history(tmp_path: Path)
 
 def test_an_engine_started_without_its_server_records_history_later(tmp_path: Path) -> None:
     with running("redis-server", tmp_path) as server:
-        store = open_store(f"{server.url}?timeout=2s")
+        store = open_store(f"{server.url}?timeout=20s")
         server.kill()
         engine = Engine.from_text(POLICY, store=store)
         assert asked(engine, "/after") == "deny by halted"
         server.start()
-        wait_for(lambda: asked(engine, "/seen") == "allow")
+        wait_until(lambda: asked(engine, "/seen") == "allow")
         assert asked(engine, "/after") == "allow"
 
 

@@ -22,8 +22,9 @@ from policyengine.stores.sql.credential_marks import EVICTION_BATCH_SIZE
 from policyengine.stores.sqlite.store import SqliteStore
 from policyengine.stores.url import TIMEOUT_SECONDS, open_store
 from tests.entities.postgres import Postgres
+from tests.processes import wait_until
 from tests.stores import paying
-from tests.stores.servers import Server, running, wait_for
+from tests.stores.servers import Server, open_patiently, running
 
 NOW = 1_800_000_000
 LATER = NOW + 300
@@ -325,7 +326,7 @@ def test_credential_marks_fail_while_the_server_is_down_and_recover(
     ask: Callable[[CredentialMarks], object], tmp_path: Path
 ) -> None:
     with running("redis-server", tmp_path) as server:
-        store = open_store(f"{server.url}?timeout=50ms")
+        store = open_store(f"{server.url}?timeout=5s")
         assert isinstance(store, ResilientStore)
         ask(store.marks)
         server.kill()
@@ -334,7 +335,7 @@ def test_credential_marks_fail_while_the_server_is_down_and_recover(
                 ask(store.marks)
         assert store.failing
         server.start()
-        wait_for(lambda: answers(ask, store.marks))
+        wait_until(lambda: answers(ask, store.marks))
         store.close()
 
 
@@ -348,18 +349,21 @@ def answers(ask: Callable[[CredentialMarks], object], marks: CredentialMarks) ->
 
 def test_a_hanging_server_delays_credential_marks_only_briefly(tmp_path: Path) -> None:
     with running("redis-server", tmp_path) as server:
-        store = open_store(f"{server.url}?timeout={int(TIMEOUT_SECONDS * 1_000)}ms")
+        store = open_patiently(server.url)
         assert isinstance(store, ResilientStore)
-        store.marks.revoked(("a",), NOW)
+        wait_until(lambda: answers(ASKS[3], store.marks))
         server.pause()
-        began = monotonic()
+        start, before, waits = monotonic(), store.failures, []
         for _ in range(100):
-            with pytest.raises(StoreError):
+            began = monotonic()
+            with pytest.raises(StoreError) as caught:
                 store.marks.revoked(("a",), NOW)
-        took = monotonic() - began
+            if "has not answered recently" not in str(caught.value):
+                waits.append(monotonic() - began)
         server.resume()
-        assert took < (FAILURES_BEFORE_OPEN + took / PAUSE_SECONDS + 1) * 10 * TIMEOUT_SECONDS
-        assert store.failures == 100
+        assert len(waits) <= FAILURES_BEFORE_OPEN + (monotonic() - start) / PAUSE_SECONDS + 1
+        assert min(waits) < 10 * TIMEOUT_SECONDS  # the machine may stall in some of them
+        assert store.failures == before + 100
         store.close()
 
 
@@ -370,7 +374,7 @@ def test_revocations_survive_a_killed_server_with_persistence(tmp_path: Path) ->
         store.marks.once("jti:a", LATER, NOW)
         server.kill()
         server.start()
-        wait_for(lambda: answers(ASKS[3], store.marks))
+        wait_until(lambda: answers(ASKS[3], store.marks))
         assert store.marks.revoked(("agent:a",), NOW) == {"agent:a"}
         assert not store.marks.once("jti:a", LATER, NOW)
         store.close()
@@ -380,7 +384,7 @@ def test_a_redis_server_out_of_memory_rejects_a_mark(tmp_path: Path) -> None:
     import redis
 
     with running("redis-server", tmp_path) as server, redis.Redis(port=server.port, protocol=2) as client:
-        store = open_store(server.url)
+        store = open_store(f"{server.url}?timeout=5s")
         store.marks.revoke(("agent:a",), LATER, NOW)
         client.config_set("maxmemory", "1")
         with pytest.raises(StoreError, match="OutOfMemory"):

@@ -156,7 +156,7 @@ def test_a_frame_of_questions_takes_two_script_calls(engine: Engine, redis_serve
 def test_each_question_of_a_batch_follows_its_failure_rule_without_a_store(tmp_path: Path) -> None:
     with running("redis-server", tmp_path) as server:
         policy = POLICY.replace("{ count <= 2 within 1h }", "{ count <= 2 within 1h   on store failure local }")
-        engine = Engine.from_text(policy, store=open_store(f"{server.url}?timeout=2s"))
+        engine = Engine.from_text(policy, store=open_store(f"{server.url}?timeout=20s"))
         server.kill()
         questions = [ask("/rate"), ask("/budget"), ask("/budget"), ask("/budget"), ask("/free"), ask("/past")]
         outcomes = [plainly(one) for one in engine.decide_many(questions)]

@@ -36,20 +36,20 @@ def test_the_memory_url_opens_the_memory_store() -> None:
 def test_a_sqlite_file_is_created_where_the_url_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert works(open_store("sqlite:///here.db"))
-    assert works(open_store(f"sqlite:///{tmp_path}/there%20too.db?timeout=2s"))
+    assert works(open_store(f"sqlite:///{tmp_path}/there%20too.db?timeout=20s"))
     assert (tmp_path / "here.db").exists()
     assert (tmp_path / "there too.db").exists()
 
 
 def test_a_redis_url_with_a_database_number_opens_a_store(redis_server: Server) -> None:
-    store = open_store(f"{redis_server.url}/3?timeout=500ms")
+    store = open_store(f"{redis_server.url}/3?timeout=20s")
     assert isinstance(store, ResilientStore)
     assert works(store)
 
 
 def test_a_cluster_is_found_by_any_of_its_servers(redis_cluster: list[Server]) -> None:
     hosts = f"127.0.0.1:{free_port()},127.0.0.1:{redis_cluster[1].port}"
-    assert works(open_store(f"redis+cluster://{hosts}?timeout=2s"))
+    assert works(open_store(f"redis+cluster://{hosts}?timeout=20s"))
 
 
 def test_sentinel_is_asked_for_the_primary(tmp_path: Path) -> None:
@@ -57,14 +57,14 @@ def test_sentinel_is_asked_for_the_primary(tmp_path: Path) -> None:
         file = tmp_path / "sentinel.conf"
         file.write_text(f"sentinel monitor shop 127.0.0.1 {primary.port} 1\n")
         with running("redis-server", tmp_path, str(file), "--sentinel") as sentinel:
-            assert works(open_store(f"redis+sentinel://127.0.0.1:{sentinel.port}/shop?timeout=2s"))
-            assert "cannot be used" in refusal(f"redis+sentinel://127.0.0.1:{sentinel.port}/nothing")
+            assert works(open_store(f"redis+sentinel://127.0.0.1:{sentinel.port}/shop?timeout=20s"))
+            assert "cannot be used" in refusal(f"redis+sentinel://127.0.0.1:{sentinel.port}/nothing?timeout=20s")
 
 
 def test_a_redis_password_is_used_and_never_quoted(tmp_path: Path) -> None:
     with running("redis-server", tmp_path, "--requirepass", "s3cret") as server:
-        assert works(open_store(f"redis://:s3cret@127.0.0.1:{server.port}?timeout=2s"))
-        told = refusal(f"redis://:wr0ng@127.0.0.1:{server.port}?timeout=2s")
+        assert works(open_store(f"redis://:s3cret@127.0.0.1:{server.port}?timeout=20s"))
+        told = refusal(f"redis://:wr0ng@127.0.0.1:{server.port}?timeout=20s")
     assert "wr0ng" not in told
     assert f"redis://127.0.0.1:{server.port}" in told
 
@@ -77,18 +77,18 @@ def test_the_certificate_of_a_redis_server_is_verified(tmp_path: Path) -> None:
     files = ("--tls-cert-file", str(certificate), "--tls-key-file", str(key), "--tls-auth-clients", "no")
     port = free_port()
     with running("redis-server", tmp_path, "--tls-port", str(port), "--port", "0", *files, port=port):
-        assert works(open_store(f"rediss://127.0.0.1:{port}?ca={certificate}&timeout=2s"))
-        assert "CERTIFICATE_VERIFY_FAILED" in refusal(f"rediss://127.0.0.1:{port}?timeout=2s")
+        assert works(open_store(f"rediss://127.0.0.1:{port}?ca={certificate}&timeout=20s"))
+        assert "CERTIFICATE_VERIFY_FAILED" in refusal(f"rediss://127.0.0.1:{port}?timeout=20s")
 
 
 def test_a_redis_server_that_evicts_keys_is_rejected(tmp_path: Path) -> None:
     options = ("--maxmemory", "100mb", "--maxmemory-policy")
     with running("redis-server", tmp_path, *options, "allkeys-lru") as server:
         assert "`maxmemory-policy allkeys-lru`: evicted entries would no longer count" in refusal(
-            f"{server.url}?timeout=2s"
+            f"{server.url}?timeout=20s"
         )
     with running("redis-server", tmp_path, *options, "noeviction") as server:
-        assert works(open_store(f"{server.url}?timeout=2s"))
+        assert works(open_store(f"{server.url}?timeout=20s"))
 
 
 def test_an_unreachable_or_invalid_store_is_reported(tmp_path: Path) -> None:

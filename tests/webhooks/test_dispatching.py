@@ -28,7 +28,7 @@ from policyengine.webhooks.dispatcher import MAX_QUEUED, WebhookDispatcher
 from policyengine.webhooks.spool import SpoolError, SpoolMessage, WebhookSpool
 from policyengine.webhooks.target import WebhookLinks, WebhookTarget
 from tests.audit.sinks.receivers import Receiver, http_receiver
-from tests.stores.servers import wait_for
+from tests.processes import wait_until
 from tests.stores.test_approval_desk import CAROL, DORA, PAIR, Desk, broken, fill_disk, states_on_record
 from tests.webhooks.sending import NOW, OPEN, event, target
 
@@ -368,7 +368,7 @@ def test_an_approval_is_told_to_a_real_receiver(receiver: Receiver, tmp_path: Pa
     desk = Desk(MemoryStore(), listener=webhooks)
     try:
         desk.approvals.approve(desk.opened(), CAROL)
-        wait_for(lambda: len(receiver.requests) == 2)
+        wait_until(lambda: len(receiver.requests) == 2)
         assert {json.loads(one.body)["type"] for one in receiver.requests} == {"approval.opened", "approval.approved"}
     finally:
         webhooks.stop(60)
@@ -384,7 +384,7 @@ def test_what_the_timer_records_as_expired_is_told(receiver: Receiver, tmp_path:
     timer = ExpiryTimer(desk.approvals.record_expiries)
     timer.start()
     try:
-        wait_for(lambda: len(receiver.requests) == 2)
+        wait_until(lambda: len(receiver.requests) == 2)
         assert {json.loads(one.body)["type"] for one in receiver.requests} == {"approval.opened", "approval.expired"}
     finally:
         timer.stop(60)
@@ -400,7 +400,7 @@ def test_a_slow_receiver_does_not_delay_another_one(receiver: Receiver) -> None:
         try:
             for number in range(5):
                 webhooks.notify(event(id=f"{number}"))
-            wait_for(lambda: len(receiver.requests) == 5)
+            wait_until(lambda: len(receiver.requests) == 5)
             assert slow.requests == []
         finally:
             slow.may_answer.set()
@@ -412,14 +412,14 @@ def test_what_was_not_sent_is_sent_by_the_next_process(receiver: Receiver, tmp_p
     path, receiver.statuses = tmp_path / "spool", [503]
     first = WebhookDispatcher([target(receiver)], spool := WebhookSpool(path), LINKS)
     first.notify(event())
-    wait_for(lambda: first.counts()["webhook_failures", "finance"] == 1)
+    wait_until(lambda: first.counts()["webhook_failures", "finance"] == 1)
     first.stop(60)
     spool.close()
     later = WebhookSpool(path, now=lambda: NOW * 2)  # by then, the pause is over
     second = WebhookDispatcher([target(receiver)], later, LINKS)
     second.wake()
     try:
-        wait_for(lambda: len(receiver.requests) == 1)
+        wait_until(lambda: len(receiver.requests) == 1)
     finally:
         second.stop(60)
         later.close()
@@ -429,7 +429,7 @@ def test_a_forked_process_sends_its_own_events(receiver: Receiver, tmp_path: Pat
     spool = WebhookSpool(tmp_path / "spool")
     webhooks = WebhookDispatcher([target(receiver)], spool, LINKS)
     webhooks.notify(event(id="parent"))
-    wait_for(lambda: len(receiver.requests) == 1)
+    wait_until(lambda: len(receiver.requests) == 1)
     child = os.fork()
     if child == 0:
         try:
@@ -441,7 +441,7 @@ def test_a_forked_process_sends_its_own_events(receiver: Receiver, tmp_path: Pat
     assert os.waitpid(child, 0)[1] == 0
     try:
         webhooks.notify(event(id="parent again"))
-        wait_for(lambda: len(receiver.requests) == 3)
+        wait_until(lambda: len(receiver.requests) == 3)
     finally:
         webhooks.stop(60)
         spool.close()

@@ -226,13 +226,16 @@ def reap_process(process: subprocess.Popen[bytes], owner: int) -> None:
 
 
 def main(descriptor: int, idle: float) -> None:
-    """Answer questions that arrive on a socket, until none arrives for `idle` seconds, or its other end is closed."""
+    """Answer questions that arrive on a socket, until none arrives for `idle` seconds after an answer, or its other end
+    is closed."""
     for name in ("SIGHUP", "SIGINT"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     connection = Connection(descriptor)
+    wait: float | None = None
     with suppress(EOFError, ConnectionError):
-        while connection.poll(idle):
+        while connection.poll(wait):
+            wait = idle
             try:
                 content: LogAnswer | LogReadError = answer_question(connection.recv())
             except LogReadError as error:

@@ -7,7 +7,6 @@ import shutil
 import time
 from pathlib import Path
 from threading import Event, Thread
-from time import monotonic
 
 import msgspec
 import pytest
@@ -28,6 +27,7 @@ from tests.audit.seal.logs import (
     verified,
     write_lines,
 )
+from tests.processes import wait_until
 
 ALLOWING = "anyone { may GET /v1/** }"
 QUESTION = {"request": {"method": "GET", "path": "/v1/a"}}
@@ -149,18 +149,17 @@ def test_a_decision_does_not_wait_for_a_seal_that_hangs(path, monkeypatch):
 
     def hang(file: int) -> None:
         begun.set()
-        release.wait(30)
+        release.wait(60)
 
     monkeypatch.setattr(seal_run.os, "fdatasync", hang)
     hanging = Thread(target=log.seal)
     engine.decide(QUESTION)
     hanging.start()
-    assert begun.wait(10)
+    assert begun.wait(30)
     log.sealer.turns.is_wanted = True  # as if the thread hung in its turn
-    began = monotonic()
     for _ in range(50):
         assert engine.decide(QUESTION).allowed
-    assert monotonic() - began < 5
+    assert hanging.is_alive()
     log.sealer.turns.is_wanted = False
     release.set()
     hanging.join()
@@ -212,17 +211,11 @@ def test_a_log_that_was_written_without_a_seal_is_sealed_from_its_first_line(pat
 
 
 def test_sealing_happens_by_itself_within_the_interval(path):
-    from threading import Event
-
     from policyengine.audit import DecisionLog
 
     log = DecisionLog(path, seal=SealOptions(interval=0.01))
     write_lines(log, 3)
-    for _ in range(1_000):
-        if (folder(path) / "checkpoint").exists():
-            break
-        Event().wait(0.01)
-    assert checkpoint_of(path).size == 3
+    wait_until(lambda: (folder(path) / "checkpoint").exists() and checkpoint_of(path).size == 3)
     log.close()
 
 

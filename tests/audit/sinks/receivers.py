@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from tests.ports import free_port
-from tests.stores.servers import wait_for
+from tests.processes import wait_until
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class Rsyslog:
         conf.write_text(CONFIGURATION.format(folder=self.folder, tcp=self.tcp, udp=self.udp))
         with (self.folder / "rsyslog.log").open("ab") as log:
             self.process = subprocess.Popen(["rsyslogd", "-n", "-iNONE", "-f", str(conf)], stdout=log, stderr=log)
-        wait_for(self._answers)
+        wait_until(self._answers)
 
     def _answers(self) -> bool:
         try:
@@ -176,7 +176,7 @@ class Rsyslog:
         return [json.loads(line) for line in content.rpartition(b"\n")[0].splitlines()]  # the last may be incomplete
 
     def wait(self, messages: int) -> list[dict[str, str]]:
-        wait_for(lambda: len(self.messages()) >= messages)
+        wait_until(lambda: len(self.messages()) >= messages)
         return self.messages()
 
 

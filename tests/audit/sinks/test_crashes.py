@@ -15,8 +15,8 @@ import pytest
 from tests.audit.sinks.deciding import RUN
 from tests.audit.sinks.receivers import Receiver, http_receiver, rsyslog
 from tests.depth import examples, scaled
+from tests.processes import wait_until
 from tests.server.processes import program
-from tests.stores.servers import wait_for
 
 SEED = 22
 
@@ -80,7 +80,7 @@ def test_no_acknowledged_decision_is_missing_after_kill_9(receiver, tmp_path, ro
     decider = Decider(tmp_path / "d.jsonl", f"http://127.0.0.1:{receiver.port}/#name=s", rotate=rotate, spool=spool)
     crash(decider, examples(3, 100))
     wanted = set(decider.acknowledged)
-    wait_for(lambda: wanted <= set(received(receiver)))
+    wait_until(lambda: wanted <= set(received(receiver)))
     decider.stop()
     assert len(wanted) > 100
     assert list(dict.fromkeys(received(receiver)))[-1] == decider.acknowledged[-1]
@@ -96,7 +96,7 @@ def test_a_receiver_that_fails_between_kills_misses_nothing(receiver, tmp_path):
     crash(decider, examples(2, 60))
     receiver.statuses.clear()
     wanted = set(decider.acknowledged)
-    wait_for(lambda: wanted <= set(received(receiver)))
+    wait_until(lambda: wanted <= set(received(receiver)))
     decider.stop()
 
 
@@ -106,7 +106,7 @@ def test_rsyslog_misses_nothing_after_kill_9_of_the_sender(tmp_path):
         decider = Decider(tmp_path / "d.jsonl", f"syslog+tcp://127.0.0.1:{server.tcp}#name=s", rotate=100_000)
         crash(decider, examples(2, 40))
         wanted = set(decider.acknowledged)
-        wait_for(lambda: wanted <= {json.loads(each["msg"])["decision"]["id"] for each in server.messages()})
+        wait_until(lambda: wanted <= {json.loads(each["msg"])["decision"]["id"] for each in server.messages()})
         decider.stop()
 
 
@@ -116,5 +116,5 @@ def test_decisions_do_not_wait_for_a_receiver_that_hangs(receiver, tmp_path):
     decider.decide(2_000)
     assert (len(decider.acknowledged), receiver.requests) == (2_000, [])
     receiver.may_answer.set()
-    wait_for(lambda: set(decider.acknowledged) <= set(received(receiver)))
+    wait_until(lambda: set(decider.acknowledged) <= set(received(receiver)))
     decider.stop()

@@ -20,7 +20,7 @@ from policyengine.audit.sinks.sink_set import SinkOptions, SinkSet
 from policyengine.audit.sinks.targets import parse_sinks
 from policyengine.engine import Engine
 from tests.audit.sinks.receivers import Receiver, http_receiver
-from tests.stores.servers import wait_for
+from tests.processes import wait_until
 
 POLICY = """
 facts on POST /pay { body.amount: number   body.recipient: string   body.receipt: string }
@@ -85,7 +85,7 @@ def test_no_sink_sees_more_than_the_log(receiver, tmp_path, capfd):
             decided = engine.decide(QUESTION)
             assert engine.decide({**QUESTION, "body": {"amount": 5, "receipt": "canary-receipt"}}).allowed
             log.note("issued", {"client": "c", "jti": "j", "token": "canary-token"}, 1_800_000_000)
-            wait_for(lambda: all(sink.sender.sent == 3 for sink in sinks_of(log).sinks))
+            wait_until(lambda: all(sink.sender.sent == 3 for sink in sinks_of(log).sinks))
             written = (tmp_path / "d.jsonl").read_bytes()
             log.close()
             seen = {
@@ -126,7 +126,7 @@ def test_a_sink_that_denies_denies_beyond_its_bound_until_it_has_caught_up(recei
     assert log.note("ended", {"what": "task"}, 0)  # but access can be taken away
     assert sinks_of(log).sinks[0].counts["sink_denials"] == 2
     receiver.may_answer.set()
-    wait_for(lambda: engine.decide(BIG).allowed)
+    wait_until(lambda: engine.decide(BIG).allowed)
     log.close()
     assert denied.id.encode() not in (tmp_path / "d.jsonl").read_bytes()
     events = [(record.event, record.sink) for record in caplog.records if hasattr(record, "event")]
@@ -138,12 +138,12 @@ def test_a_sink_that_continues_never_denies(receiver, tmp_path, caplog):
     receiver.may_answer.clear()
     engine, log = deciding(tmp_path, SinkOptions(parse_sinks([url(receiver, "#name=s&lag=1MB")])))
     decisions = [engine.decide(BIG) for _ in range(60)]
-    wait_for(lambda: sinks_of(log).sinks[0].lagging)
+    wait_until(lambda: sinks_of(log).sinks[0].lagging)
     decisions.append(engine.decide(BIG))
     assert all(decision.allowed for decision in decisions)
     receiver.may_answer.set()
-    wait_for(lambda: sinks_of(log).sinks[0].sender.sent == 61)
-    wait_for(lambda: len(caplog.messages) == 2)
+    wait_until(lambda: sinks_of(log).sinks[0].sender.sent == 61)
+    wait_until(lambda: len(caplog.messages) == 2)
     log.close()
     assert caplog.messages[0].endswith(" MB, more than its bound: decisions are not denied")
     assert caplog.messages[1:] == ["the sink `s` has caught up"]
@@ -173,8 +173,8 @@ def test_a_spool_deletes_what_every_sink_has_sent(receiver, tmp_path, monkeypatc
     engine, log = deciding(tmp_path, options, rotation=Rotation(options.part_bytes))
     for _ in range(40):
         engine.decide(BIG)
-    wait_for(lambda: sinks_of(log).sinks[0].sender.sent == 40)
-    wait_for(lambda: not list(tmp_path.glob("d.jsonl.2*")))
+    wait_until(lambda: sinks_of(log).sinks[0].sender.sent == 40)
+    wait_until(lambda: not list(tmp_path.glob("d.jsonl.2*")))
     log.close()
 
 
@@ -182,7 +182,7 @@ def test_a_spool_denies_by_default(receiver, tmp_path):
     receiver.may_answer.clear()
     options = spool(receiver, "#name=s&lag=1MB")
     engine, log = deciding(tmp_path, options, rotation=Rotation(options.part_bytes))
-    wait_for(lambda: not engine.decide(BIG).allowed)
+    wait_until(lambda: not engine.decide(BIG).allowed)
     size = sum(path.stat().st_size for path in tmp_path.glob("d.jsonl*") if path.is_file())
     assert 1_000_000 < size < 10_000_000
     receiver.may_answer.set()
@@ -207,11 +207,11 @@ def test_a_spool_that_continues_stays_within_its_bound_and_counts_the_loss(recei
     sink = sinks_of(log).sinks[0]
     for _ in range(100):
         assert engine.decide(BIG).allowed
-    wait_for(lambda: sink.sender.lost > 0 and sink.sender.lag() <= 1_000_000)
-    wait_for(lambda: total_size(tmp_path.glob("d.jsonl.2*")) <= 1_100_000)
+    wait_until(lambda: sink.sender.lost > 0 and sink.sender.lag() <= 1_000_000)
+    wait_until(lambda: total_size(tmp_path.glob("d.jsonl.2*")) <= 1_100_000)
     receiver.statuses.clear()
     sink.sender._retry_at = 0.0
-    wait_for(lambda: sink.sender.sent + sink.sender.lost == 100)
+    wait_until(lambda: sink.sender.sent + sink.sender.lost == 100)
     log.close()
 
 
@@ -229,7 +229,7 @@ def test_closing_a_log_sends_what_is_left(receiver, tmp_path, monkeypatch):
     monkeypatch.setattr(sender, "IDLE_SECONDS", 60.0)
     engine, log = deciding(tmp_path, SinkOptions(parse_sinks([url(receiver)])))
     sinks_of(log).wake()
-    wait_for(lambda: sinks_of(log).sinks[0].sender._lock >= 0)
+    wait_until(lambda: sinks_of(log).sinks[0].sender._lock >= 0)
     engine.decide(BIG)
     log.close()
     assert len(receiver.requests) == 1
@@ -243,7 +243,7 @@ def test_a_restart_sends_what_was_left_without_a_new_decision(receiver, tmp_path
     receiver.statuses.clear()
     _, again = deciding(tmp_path, SinkOptions(parse_sinks([url(receiver)])))
     sinks_of(again).wake()
-    wait_for(lambda: decided.id.encode() in bodies(receiver))
+    wait_until(lambda: decided.id.encode() in bodies(receiver))
     again.close()
 
 
@@ -263,7 +263,7 @@ def test_forked_processes_take_turns(receiver, tmp_path):
     for child in children:
         os.waitpid(child, 0)
     sinks_of(log).wake()
-    wait_for(lambda: bodies(receiver).count(b"\n") >= 100)
+    wait_until(lambda: bodies(receiver).count(b"\n") >= 100)
     log.close()
     sent = [json.loads(line)["decision"]["id"] for line in bodies(receiver).splitlines()]
     assert (len(sent), len(set(sent))) == (100, 100)

@@ -37,6 +37,7 @@ MAX_SERVER_LINE = 16 * 1024 * 1024
 CHUNK_BYTES = 1 << 16
 MAX_DIRECT_BACKLOG = 1 << 16  # bytes that a writer may hold when a line is written without waiting
 END_SECONDS = 2.0  # a command has to end after its input has ended, and again after SIGTERM
+KILL_SECONDS = 10.0  # a killed command ends once the machine has time for it
 POLL_SECONDS = 0.02  # between two looks at the processes that a command has left
 
 
@@ -277,10 +278,10 @@ async def end_process(process: Process, output: asyncio.StreamReader, input: asy
     input.close()
     async with anyio.create_task_group() as group:
         group.start_soon(drain_output, output)
-        for number in (None, signal.SIGTERM, signal.SIGKILL):
+        for number, seconds in ((None, END_SECONDS), (signal.SIGTERM, END_SECONDS), (signal.SIGKILL, KILL_SECONDS)):
             if number is not None:
                 signal_group(process, number)
-            with anyio.move_on_after(END_SECONDS):
+            with anyio.move_on_after(seconds):
                 await process.wait()
                 while number is signal.SIGTERM and has_members(process.pid):
                     await anyio.sleep(POLL_SECONDS)
