@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any, TypeAlias, assert_never
 
-from policyengine.runtime.behavior import BehaviorCharge
 from policyengine.runtime.decision import Effects
 from policyengine.runtime.history import History, OutcomeReport, ReportStatus, WindowKey
 from policyengine.runtime.idempotency import IdempotencyClaim, IdempotencyRecord
@@ -105,16 +104,11 @@ class MemoryStore:
             now = self._peek_clock(now) if peek else self._check_clock(now)
             if behavior is None or peek:
                 return self._commit(effects, decision, now, peek=peek)
-            if isinstance(behavior, BehaviorCharge):
-                raise TypeError("a memory store is not shared by processes")
             if not behavior.is_current():
                 return None
             settled = self._commit(effects, decision, now, peek=False)
             if settled is not None:
-                admitted, clamped = True, False
-                for standing in settled.standings:
-                    admitted, clamped = admitted and standing.admitted, clamped or standing.base < 1.0
-                behavior.settle(decision, admitted, clamped)
+                behavior.settle(decision, settled.standings)
             return settled
 
     def claim(self, claim: IdempotencyClaim, now: int) -> IdempotencyRecord | None:
