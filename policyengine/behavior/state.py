@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, TypeAlias
 
@@ -136,12 +137,13 @@ class BehaviorState:
     ) -> None:
         # The callers of each agent, the most recently active at the end.
         self._instances: dict[tuple[str, str], dict[Caller, None]] = {}
-        self._new: dict[Caller, None] = {}  # callers that are not ready
+        # Ordered dicts, because the first key of a dict is searched among all keys that were deleted before it.
+        self._new: OrderedDict[Caller, None] = OrderedDict()  # callers that are not ready
+        self._rows: OrderedDict[Caller, CallerRow] = OrderedDict()
         # The callers of the decisions since the latest batch. Each is in it once, and only its latest decision is kept:
         # decisions that outlive their request would start the garbage collector again and again.
         self._active: list[CallerRow] = []
         self._decided = 0  # the decisions since the latest batch
-        self._rows: dict[Caller, CallerRow] = {}
         self.model, self.tagger, self.learns = model, tagger, learns
         self.members = MemberKeys(tagger.derive_key(b"members"))
         self.requests = RecentRequests()  # the requests in which groups are searched
@@ -168,9 +170,9 @@ class BehaviorState:
         for known in self._rows.values():
             known.is_dropped = True
         self._active, self._decided = [], 0
-        self._rows = rows
+        self._rows = OrderedDict(rows)
         self._instances.clear()
-        self._new = {caller: None for caller, found in rows.items() if not is_ready(found.row, USUAL)}
+        self._new = OrderedDict((caller, None) for caller, found in rows.items() if not is_ready(found.row, USUAL))
         for caller, known in rows.items():
             known.instances = self._instances.setdefault((caller.issuer, caller.agent), {})
             known.instances[caller] = None
@@ -265,7 +267,8 @@ class BehaviorState:
             settings = self.settings_at(settings, group, at)
         if settings.groups and self.searches_inline and self.searches and self.is_search_due(at):
             self.search_groups(at)
-        known = self._rows.get(caller)
+        rows: dict[Caller, CallerRow] = self._rows  # compiled code calls methods of other classes slowly
+        known = rows.get(caller)
         if known is None or known.row.hour != at // HOUR:
             row = self.row_to_read(caller, at, settings)
         else:
@@ -401,12 +404,10 @@ class BehaviorState:
         self.fold_waiting()
         rows, new = self._rows, self._new
         for caller in callers:
-            known = rows.pop(caller, None)
-            if known is not None:
-                rows[caller] = known
+            if caller in rows:
+                rows.move_to_end(caller)
                 if caller in new:
-                    del new[caller]
-                    new[caller] = None
+                    new.move_to_end(caller)
 
     def fold_failure(self, caller: Caller) -> None:
         """Change the row of a caller by the report that a request failed. Unknown callers are ignored."""
@@ -431,17 +432,17 @@ class BehaviorState:
         """Keep the row of a caller as the most recently active one."""
         rows, known = self._rows, self._rows.get(caller)
         if known is None:
-            known = self._new_caller(caller, group, row)
+            known = rows[caller] = self._new_caller(caller, group, row)
         else:
             known.group, known.row = group, row
-            del rows[caller]
-        rows[caller] = known
+            rows.move_to_end(caller)
         is_new = not is_ready(row, settings)
-        if is_new or known.is_new:
+        if is_new:
+            self._new[caller] = None
+            self._new.move_to_end(caller)
+        elif known.is_new:
             self._new.pop(caller, None)
-            if is_new:
-                self._new[caller] = None
-            known.is_new = is_new
+        known.is_new = is_new
         instances = known.instances
         if len(instances) > 1:
             instances.pop(caller, None)
