@@ -32,6 +32,7 @@ from policyengine.stores.memory.capacity import CapacityAlarm
 from policyengine.stores.memory.eviction import SweepSchedule
 from policyengine.stores.memory.history import MemoryHistory
 from policyengine.stores.memory.idempotency import MemoryIdempotencyKeys
+from policyengine.stores.memory.known_rates import charge_known_rates
 from policyengine.stores.memory.prepaid_tokens import PrepaidTokens, PrepaymentReceipts
 from policyengine.stores.transition import StoreTransition, apply_charges, receipt_name, reportable_until
 
@@ -178,6 +179,8 @@ class MemoryStore:
     def _commit(self, effects: Effects, decision: str, now: int, *, peek: bool) -> ChargeResult | None:
         if has_only_limits(effects):
             settled = self._charge_steady_rates(effects.limits, now, peek=peek)
+            if settled is None:
+                settled = self._charge_known_rates(effects.limits, now, peek=peek)
             if settled is not None:
                 return settled
         elif has_only_records(effects):
@@ -235,6 +238,13 @@ class MemoryStore:
                 states[compact] = empty + after
             found.append(LimitState(True, most, (most * token - after) // token, -(-after // drain) * tick, 0))
         return ChargeResult(tuple(found), now)
+
+    def _charge_known_rates(
+        self, limits: Sequence[LimitCharge], now: int, *, peek: bool = False
+    ) -> ChargeResult | None:
+        """Charge rates as the general step does, but without its objects. Return None, and change nothing, if there is
+        any other charge, a new key, or a rate that does not admit the request."""
+        return charge_known_rates(self._rules, limits, now, peek=peek)
 
     def _record(self, effects: Effects, decision: str, now: int, *, peek: bool) -> ChargeResult | None:
         """Record the events of a decision as the general step does, without its objects. Return None, and record
