@@ -226,7 +226,7 @@ class BehaviorState:
         self, row: BehaviorRow, caller: Caller, group: str, tags: RequestTags, at: int, settings: ProfileSettings
     ) -> CallerFacts:
         """Return the facts of a request about its caller and its group, from a row at its time."""
-        facts = read_facts(row, self._class_of(caller.issuer, group), tags, at, settings)
+        facts = read_facts(row, self._class_of(caller[0], group), tags, at, settings)  # `caller.issuer` takes longer
         if settings.groups and self.model.has_groups:
             put_group(facts, self.model.group_of(self.members.of(caller.issuer, caller.agent)))
         return facts
