@@ -543,8 +543,14 @@ def learn_endpoint(row: BehaviorRow, endpoint: int) -> None:
     """Remember that the caller uses the endpoint. If there are too many, drop the least recently used endpoint."""
     seen = row.seen
     if len(seen) >= MAX_SEEN and endpoint not in seen:
-        del seen[min(seen, key=lambda tag: (seen[tag], tag))]
+        drop_oldest(seen)
     seen[endpoint] = row.hour // HOURS_OF_DAY
+
+
+def drop_oldest(seen: dict[int, int]) -> None:
+    """Drop the least recently used endpoint. It is a function of its own, because compiled code makes an object for the
+    names that a lambda reads at each call."""
+    del seen[min(seen, key=lambda tag: (seen[tag], tag))]
 
 
 def learned_part(level: int, ceiling: int, clamped: bool) -> int:
