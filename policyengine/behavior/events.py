@@ -5,6 +5,7 @@ from __future__ import annotations
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
+from policyengine.behavior.compiled_class import mypyc_attr
 from policyengine.behavior.row import HOUR, MAX_HOUR
 
 ALLOWED: Final = 0
@@ -62,6 +63,7 @@ def event_time(nanoseconds: int) -> int:
     return at if at < MAX_TIME else MAX_TIME
 
 
+@mypyc_attr(acyclic=True, free_list_len=1)
 class RequestTags:
     """The numbers that are learned from one request: the tag of its declared `endpoint`; `run`, the tag of the key of
     its run, or NO_RUN; `shape`, the tag of the structure of its payload, 0 if the payload is unknown or missing; and

@@ -15,6 +15,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Final
 
+from policyengine.behavior.compiled_class import mypyc_attr
 from policyengine.behavior.deviation_table import DeviationTable
 from policyengine.behavior.events import ALLOWED, DENIED, RequestTags
 from policyengine.behavior.grams import (
@@ -26,7 +27,7 @@ from policyengine.behavior.grams import (
     symbol_of,
 )
 from policyengine.behavior.known_shapes import is_new_shape, learn_shape
-from policyengine.behavior.model import READY_CALLERS, READY_RUNS, ClassModel
+from policyengine.behavior.model import ClassModel
 from policyengine.behavior.row import (
     DAYS_KEPT,
     HOUR,
@@ -126,6 +127,7 @@ class ProfileSettings:
         )  # fmt: skip
 
 
+@mypyc_attr(acyclic=True, free_list_len=1)
 class CallerFacts:
     """The facts of one request, and the levels after it, as if it were allowed. `trust`, `novelty`, `error_rate` and
     `deviation` are thousandths. `is_new` is whether the endpoint, or the structure of the payload (`has_new_shape`),
@@ -302,11 +304,43 @@ def end_day(row: BehaviorRow, settings: ProfileSettings) -> None:
 # ── Reading ───────────────────────────────────────────────────────────────────────────────────
 
 
+class KnownClass:
+    """The model of a class as requests read it: compiled code reads its members directly, and those of `model` by a
+    search for each name."""
+
+    __slots__ = ("_deviations", "grams", "has_tails", "is_ready", "margin_fast", "margin_slow", "model", "seen")
+
+    def __init__(self, model: ClassModel) -> None:
+        self.model = model
+        self.is_ready = model.is_ready
+        self.margin_slow = model.margin_slow
+        self.margin_fast = model.margin_fast
+        self.seen = model.seen
+        self.grams = model.grams
+        self.has_tails = bool(model.class_tails)
+        self._deviations: DeviationTable | None = None
+
+    @property
+    def deviations(self) -> DeviationTable:
+        """The deviations by scores."""
+        found = self._deviations
+        if found is None:
+            found = self._deviations = self.model.deviations
+        return found
+
+
 def read_behavior(
     row: BehaviorRow, model: ClassModel, tags: RequestTags, at: int, settings: ProfileSettings
 ) -> CallerFacts:
     """Return the facts of a request, which count the request itself. The row must have been advanced to the time of the
     request."""
+    return read_facts(row, KnownClass(model), tags, at, settings)
+
+
+def read_facts(
+    row: BehaviorRow, known: KnownClass, tags: RequestTags, at: int, settings: ProfileSettings
+) -> CallerFacts:
+    """Return the facts as `read_behavior` does."""
     if row.limits_hour != row.hour:
         set_limits(row, settings)
     slow, fast, denied = row.level_slow, row.level_fast, row.level_denied
@@ -324,34 +358,33 @@ def read_behavior(
         slow, fast = min(slow, MAX_LEVEL), min(fast, MAX_LEVEL)
     endpoint, is_new, has_new_shape = tags.endpoint, False, False
     if not settings.released:
-        is_new = endpoint not in row.seen and endpoint not in model.seen
+        is_new = endpoint not in row.seen and endpoint not in known.seen
         if tags.shape and not is_new:
-            is_new = has_new_shape = is_new_shape(row, model, tags.shape)
+            is_new = has_new_shape = is_new_shape(row, known.model, tags.shape)
     automaton, sequence, step = settings.automaton, True, START
-    is_first = begins_run(row, at, tags.run, settings)
     if automaton is not None:
-        step = current_step(row, automaton, is_first)
+        step = current_step(row, automaton, begins_run(row, at, tags.run, settings))
         sequence = automaton.next(step, tags.letter) != LEFT
-    # `model.is_ready` and `model.has_margins` are properties, which are not compiled.
-    if model.runs < READY_RUNS or model.callers < READY_CALLERS or not is_ready(row, settings):
+    if not known.is_ready or not is_ready(row, settings):
         return CallerFacts(False, 500, False, 0, 0, is_new, slow, fast, denied, 0, 0, sequence, step, has_new_shape)
-    margin, burst = model.margin_slow, False
+    margin, burst = known.margin_slow, False
     if margin and not settings.released:
         burst = (slow + denied) * MARGIN_UNIT > PEAK_UNIT * highest_usual(row.base_slow, row.ceiling_slow, margin)
         burst = burst or fast * MARGIN_UNIT > PEAK_UNIT * highest_usual(
-            row.base_fast, row.ceiling_fast, model.margin_fast
+            row.base_fast, row.ceiling_fast, known.margin_fast
         )
     if burst:
         most_slow, most_fast = MAX_CEILINGS * PEAK_UNIT * row.ceiling_slow, MAX_CEILINGS * PEAK_UNIT * row.ceiling_fast
         slow, fast, denied = min(slow, most_slow), min(fast, most_fast), min(denied, most_slow)
     deviation, surprise, own = 0, 0, -1
     if settings.sequences:
-        context, symbol, grams = 0 if is_first else row.context, symbol_of(endpoint), model.grams
+        is_first = begins_run(row, at, tags.run, settings)
+        context, symbol, grams = 0 if is_first else row.context, symbol_of(endpoint), known.grams
         if grams.total:
             surprise = class_surprise(grams, context, symbol)
-        if model.class_tails and not settings.released:
+        if known.has_tails and not settings.released:
             own = own_surprise(row, context, symbol)
-            deviation = read_deviation(row, model.deviations, surprise, own, is_first)
+            deviation = read_deviation(row, known.deviations, surprise, own, is_first)
     return CallerFacts(
         True, row.trust // 1_000, burst, mix(row.novelty, is_new) // 1_000, row.errors // 1_000, is_new, slow, fast,
         denied, deviation, surprise, sequence, step, has_new_shape, own,
@@ -370,7 +403,7 @@ def highest_usual(base: int, ceiling: int, margin: int) -> int:
 def set_limits(row: BehaviorRow, settings: ProfileSettings) -> None:
     """Set the limits that stay the same for an hour: `pace` is the highest pace of this hour of the day and the hours
     before and after it, the ceilings are the highest peaks of the days before today, in sixteenths of a request, and
-    the bases follow from the ceilings."""
+    the bases follow from the ceilings. Also copy the peaks of today, because an array is read slowly."""
     slot, paces = row.hour % HOURS_OF_DAY, row.paces
     row.pace = max(paces[slot - 1], paces[slot], paces[(slot + 1) % HOURS_OF_DAY], LEAST_PACE)
     day = row.hour // HOURS_OF_DAY
@@ -381,6 +414,8 @@ def set_limits(row: BehaviorRow, settings: ProfileSettings) -> None:
             slow, fast = max(slow, row.peaks[place]), max(fast, row.peaks[place + 1])
         row.ceiling_slow, row.ceiling_fast = slow, fast
         row.base_slow, row.base_fast = base_of(slow), base_of(fast)
+    place = 2 * (day % DAYS_KEPT)
+    row.peak_slow, row.peak_fast = row.peaks[place], row.peaks[place + 1]
     row.limits_hour = row.hour
 
 
@@ -459,11 +494,17 @@ def apply_decision(
     if reading.ready and not settings.released:
         peak_slow = learned_part(peak_slow, row.ceiling_slow, clamped)
         peak_fast = learned_part(peak_fast, row.ceiling_fast, clamped)
+    if row.limits_hour != row.hour:
+        set_limits(row, settings)
+    if peak_slow > row.peak_slow or peak_fast > row.peak_fast:
+        learn_peaks(row, peak_slow, peak_fast)
+
+
+def learn_peaks(row: BehaviorRow, slow: int, fast: int) -> None:
+    """Learn levels that are the highest of the day."""
     place = 2 * (row.hour // HOURS_OF_DAY % DAYS_KEPT)
-    if peak_slow > row.peaks[place]:
-        row.peaks[place] = peak_slow
-    if peak_fast > row.peaks[place + 1]:
-        row.peaks[place + 1] = peak_fast
+    row.peaks[place] = row.peak_slow = max(slow, row.peak_slow)
+    row.peaks[place + 1] = row.peak_fast = max(fast, row.peak_fast)
 
 
 def apply_failure(row: BehaviorRow) -> None:
@@ -502,8 +543,14 @@ def learn_endpoint(row: BehaviorRow, endpoint: int) -> None:
     """Remember that the caller uses the endpoint. If there are too many, drop the least recently used endpoint."""
     seen = row.seen
     if len(seen) >= MAX_SEEN and endpoint not in seen:
-        del seen[min(seen, key=lambda tag: (seen[tag], tag))]
+        drop_oldest(seen)
     seen[endpoint] = row.hour // HOURS_OF_DAY
+
+
+def drop_oldest(seen: dict[int, int]) -> None:
+    """Drop the least recently used endpoint. It is a function of its own, because compiled code makes an object for the
+    names that a lambda reads at each call."""
+    del seen[min(seen, key=lambda tag: (seen[tag], tag))]
 
 
 def learned_part(level: int, ceiling: int, clamped: bool) -> int:

@@ -12,9 +12,9 @@ from policyengine.audit.logged_behavior import LoggedBehavior
 from policyengine.audit.reader import DecisionRecord, LogEntry, read_log
 from policyengine.behavior.events import BehaviorEvent, Caller, event_time, name_caller
 from policyengine.behavior.fold import CallerFacts
-from policyengine.behavior.local_learner import MAX_REPORTABLE
 from policyengine.behavior.model import BehaviorModel
 from policyengine.behavior.reader import FAILED_STATUS, OUTCOMES
+from policyengine.behavior.reportable import MAX_REPORTABLE
 from policyengine.behavior.state import BehaviorState, SettingsOf
 from policyengine.clock import epoch_nanoseconds
 from policyengine.runtime.decision import Outcome

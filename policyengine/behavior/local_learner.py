@@ -5,15 +5,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from threading import Lock
 from typing import Final, Protocol
 
+from policyengine.behavior.compiled_class import mypyc_attr
 from policyengine.behavior.events import ALLOWED, HELD, Caller, RequestTags
 from policyengine.behavior.fold import ALARM_FACTS, FLAGGED, CallerFacts, ProfileSettings
-from policyengine.behavior.state import BehaviorState, CallerSnapshot, SettingsOf
+from policyengine.behavior.model import BehaviorModel
+from policyengine.behavior.reportable import ReportableDecisions
+from policyengine.behavior.row import BehaviorRow
+from policyengine.behavior.state import BehaviorState, CallerRow, CallerSnapshot, SettingsOf
 from policyengine.runtime.behavior import CallerCharge
+from policyengine.runtime.limits import LimitState
 
-MAX_REPORTABLE: Final = 100_000  # decisions whose failure can still be reported
 MAX_INLINE_CALLERS: Final = 200  # with more of them, a model is learned in the thread
 
 
@@ -28,20 +33,18 @@ class StartedThread(Protocol):
 class LocalLearner:
     """Reads the facts of callers from a state, and learns from decisions. It is thread-safe: `lock` protects the state.
 
-    `counts` are the alarms by fact, and `reportable` the callers of allowed decisions by the keys of the decisions.
-    Earlier ones are in `earlier_reportable`, so that the oldest are dropped together: to find the first key of a large
-    dict whose first keys were deleted takes long.
-    `latest` is the snapshot of the latest decision, and `settings_of` returns the settings of a class. `has_changed` is
-    whether anything was learned since the rows were saved. With more callers than `most_inline`, if the rows are
-    `saved`, or if groups are learned, learning starts the `thread`.
+    `counts` are the alarms by fact, and `reportable` the callers of allowed decisions. `latest` is the snapshot of the
+    latest decision, and `settings_of` returns the settings of a class. `has_changed` is whether anything was learned
+    since the rows were saved. With more callers than `most_inline`, if the rows are `saved`, or if groups are learned,
+    learning starts the `thread`.
     """
 
     def __init__(self, state: BehaviorState, thread: StartedThread, *, saved: bool) -> None:
         self.state, self.thread, self.saved = state, thread, saved
         self.lock = Lock()
+        self._acquire, self._release = self.lock.acquire, self.lock.release  # found once, because decisions call them
         self.counts = dict.fromkeys(ALARM_FACTS, 0)
-        self.reportable: dict[str, Caller] = {}
-        self.earlier_reportable: dict[str, Caller] = {}
+        self.reportable = ReportableDecisions()
         self.latest: CallerSnapshot | None = None
         self.settings_of: SettingsOf | None = None
         self.has_changed = False
@@ -55,15 +58,18 @@ class LocalLearner:
 
     def read(
         self, caller: Caller, group: str, tags: RequestTags, at: int, settings: ProfileSettings, settings_of: SettingsOf
-    ) -> CallerSnapshot:
+    ) -> LocalSnapshot:
         """Read the facts of a request. `settings` are those of the class."""
         state = self.state
-        self.lock.acquire()  # `with` takes 40 ns more in compiled code
+        self._acquire()  # `with` takes 40 ns more in compiled code
         try:
             state.learns = state.count <= self.most_inline
-            return state.snapshot(caller, group, tags, at, settings, settings_of)
+            known, row, current, facts = state.look_up(caller, group, tags, at, settings, settings_of)
+            return LocalSnapshot(
+                self, settings_of, caller, group, current, tags, at, row, row.serial, state.model, facts, known
+            )
         finally:
-            self.lock.release()
+            self._release()
 
     def peek(self, caller: Caller, group: str, settings: ProfileSettings, tags: RequestTags, at: int) -> CallerFacts:
         """Return the facts of a request that is only tried, possibly at another time. Nothing changes."""
@@ -82,18 +88,20 @@ class LocalLearner:
 
     # ── Learning ──────────────────────────────────────────────────────────────────────────────
 
-    def charge(self, reading: CallerSnapshot, outcome: int, settings_of: SettingsOf) -> LocalCharge:
-        """Return what the commit of a decision changes."""
-        return LocalCharge(self, reading, outcome, settings_of)
+    def charge(self, reading: CallerSnapshot, outcome: int, settings_of: SettingsOf) -> LocalSnapshot:
+        """Return what the commit of a decision changes: the reading itself."""
+        if not isinstance(reading, LocalSnapshot):
+            raise TypeError("the facts were read by another tracker")
+        reading.outcome = outcome
+        return reading
 
     def learn(
         self, reading: CallerSnapshot, outcome: int, clamped: bool, settings_of: SettingsOf, decision: str = ""
     ) -> int:
         """Learn from a decision, and return the number of its event in the row of the caller. `decision` is the key of
-        an allowed decision, whose caller is remembered until a failure is reported; if there are too many, the older
-        half is dropped."""
+        an allowed decision, whose caller is remembered until a failure is reported."""
         facts, state = reading.facts, self.state
-        self.lock.acquire()
+        self._acquire()
         try:
             if facts.ready and (facts.burst or facts.is_new or facts.deviation > FLAGGED):
                 self.counts["burst"] += facts.burst
@@ -102,11 +110,9 @@ class LocalLearner:
             number = state.settle(reading, outcome, clamped)
             self.latest, self.has_changed, self.settings_of = reading, True, settings_of
             if decision:
-                if len(self.reportable) >= MAX_REPORTABLE // 2:
-                    self.earlier_reportable, self.reportable = self.reportable, {}
-                self.reportable[decision] = reading.caller
+                self.reportable.add(decision, reading.caller)
         finally:
-            self.lock.release()
+            self._release()
         searches = reading.settings.groups and not state.searches_inline
         if (self.saved or not state.learns or searches) and not self.thread.is_running:
             self.thread.start()
@@ -118,35 +124,62 @@ class LocalLearner:
 
     def finish(self, reading: CallerSnapshot, charge: CallerCharge, decision: str | None) -> int:
         """Return the number of a committed event in the row of the caller."""
-        return charge.number if isinstance(charge, LocalCharge) else 0
+        return charge.number if isinstance(charge, LocalSnapshot) else 0
 
     def report(self, decision: str, failed: bool) -> None:
         """Learn once whether the request of a decision failed."""
         with self.lock:
-            caller = self.reportable.pop(decision, None) or self.earlier_reportable.pop(decision, None)
+            caller = self.reportable.take(decision)
             if caller is not None and failed:
                 self.state.fold_failure(caller)
 
 
-class LocalCharge:
-    """A decision from which a learner learns in the step of the memory store. `number` is the number of its event,
-    after the step."""
+@mypyc_attr(free_list_len=1)
+class LocalSnapshot(CallerSnapshot):
+    """The facts of a request that a learner read. The learner learns from the decision in the step of the memory store.
+    `number` is the number of the event of the decision, after that step."""
 
-    __slots__ = ("_learner", "_outcome", "_reading", "_settings_of", "number")
+    __slots__ = ("_learner", "_settings_of", "number")
 
-    def __init__(self, learner: LocalLearner, reading: CallerSnapshot, outcome: int, settings_of: SettingsOf) -> None:
-        self._learner, self._reading, self._outcome, self._settings_of = learner, reading, outcome, settings_of
+    def __init__(
+        self,
+        learner: LocalLearner,
+        settings_of: SettingsOf,
+        caller: Caller,
+        group: str,
+        settings: ProfileSettings,
+        tags: RequestTags,
+        at: int,
+        row: BehaviorRow,
+        serial: int,
+        model: BehaviorModel,
+        facts: CallerFacts,
+        known: CallerRow | None,
+    ) -> None:
+        super().__init__(caller, group, settings, tags, at, row, serial, model, facts, known)
+        self._learner = learner
+        self._settings_of = settings_of
         self.number = 0
 
     def is_current(self) -> bool:
         """Return whether the request still has the learned facts with which it was decided."""
-        return self._learner.is_current(self._reading)
+        return self._learner.is_current(self)
 
-    def settle(self, decision: str, admitted: bool, clamped: bool) -> None:
+    def settle(self, decision: str, standings: Sequence[LimitState]) -> None:
+        """Learn from the decision with this key, in the step in which its limits have these states."""
+        admitted, clamped = True, False
+        for standing in standings:
+            if not standing[0]:
+                admitted = False
+            if standing[5] < 1.0:
+                clamped = True
+        self.learn(decision, admitted, clamped)
+
+    def learn(self, decision: str, admitted: bool, clamped: bool) -> None:
         """Learn from the decision with this key."""
-        learner, reading, outcome = self._learner, self._reading, self._outcome
+        learner, outcome = self._learner, self.outcome
         if outcome == ALLOWED and admitted:
-            self.number = learner.learn(reading, ALLOWED, clamped, self._settings_of, decision)
+            self.number = learner.learn(self, ALLOWED, clamped, self._settings_of, decision)
         else:
             outcome = HELD if outcome == ALLOWED else outcome
-            self.number = learner.learn(reading, outcome, clamped, self._settings_of)
+            self.number = learner.learn(self, outcome, clamped, self._settings_of)

@@ -14,8 +14,15 @@ from policyengine.audit.files import Report
 from policyengine.audit.reader import DecisionRecord, LogEntry, read_log
 from policyengine.behavior.events import BehaviorEvent, Caller, event_time
 from policyengine.behavior.fold_log import logged_event
-from policyengine.behavior.local_learner import MAX_REPORTABLE
-from policyengine.behavior.reader import FAILED_STATUS, OUTCOMES, UNIDENTIFIED, BehaviorReader, CallerProfile, text_at
+from policyengine.behavior.reader import (
+    FAILED_STATUS,
+    OUTCOMES,
+    UNIDENTIFIED,
+    BehaviorReader,
+    IdentifiedCaller,
+    text_at,
+)
+from policyengine.behavior.reportable import MAX_REPORTABLE
 from policyengine.behavior.shape import NO_SHAPE
 from policyengine.clock import epoch_nanoseconds
 from policyengine.runtime.decision import Outcome
@@ -109,7 +116,7 @@ class DecisionReader:
         if reader is not None and request is not None and found is not None:
             event = self._policy_event(reader, record, request, event, found)
         if self._names and request is not None:
-            key = None if found is None else found[2].run_key
+            key = None if found is None else found.profile.run_key
             name = task_of(request) if key is None else text_at(request, key) or ""
         if event is None:
             return EventGap.UNKNOWN if reader is None else EventGap.UNIDENTIFIED
@@ -121,10 +128,10 @@ class DecisionReader:
         record: DecisionRecord,
         request: Request,
         logged: BehaviorEvent | None,
-        found: tuple[Caller, str, CallerProfile],
+        found: IdentifiedCaller,
     ) -> BehaviorEvent:
-        caller, group, profile = found
-        tags, endpoint = reader.tags_of(request, profile), record.endpoint
+        caller, group = found.caller, found.group
+        tags, endpoint = reader.tags_of(request, found.profile), record.endpoint
         run, shape = tags.run, NO_SHAPE if has_redacted_payload(record) else tags.shape
         if logged is not None:
             run, shape = run or logged.run, (logged.shape or shape) if reader.reads_payloads else NO_SHAPE

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any, Final, Protocol, TypeAlias
 
 import msgspec
+from msgspec.structs import replace
 
 from policyengine import kernel as k
 from policyengine.behavior.events import (
@@ -21,7 +22,7 @@ from policyengine.behavior.events import (
     name_caller,
 )
 from policyengine.behavior.fold import CallerFacts, ProfileSettings
-from policyengine.behavior.local_learner import LocalCharge
+from policyengine.behavior.local_learner import LocalLearner, LocalSnapshot
 from policyengine.behavior.shape import NO_SHAPE, structure_tag
 from policyengine.behavior.state import CallerSnapshot, SettingsOf
 from policyengine.checker.patterns.step_letters import order_automaton
@@ -29,9 +30,9 @@ from policyengine.compiler.endpoint_patterns import EndpointPatterns
 from policyengine.evaluator.program import PolicyProgram
 from policyengine.kernel.learned_facts import learned_fact_names, reads_groups
 from policyengine.kernel.sequence_automaton import NO_LETTER, distinct_steps
-from policyengine.runtime.behavior import BehaviorCharge, CallerCharge
+from policyengine.runtime.behavior import CallerCharge
 from policyengine.runtime.current_caller import outcome_key
-from policyengine.runtime.decision import Decision, Gate, Outcome, RateState
+from policyengine.runtime.decision import Decision, Effects, Gate, Outcome, RateState
 from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, MalformedEndpoint, ToolEndpoint
 from policyengine.runtime.fact_access import fact_at
 from policyengine.runtime.patterns import Glob
@@ -46,11 +47,16 @@ MAX_IDENTIFIED: Final = 16_384  # cached callers
 MAX_LETTERS: Final = 16_384  # cached letters of a profile
 ENCODE: Final = msgspec.json.Encoder(decimal_format="number").encode
 NO_SETTINGS: Final = ProfileSettings()
+ALLOW: Final = Outcome.ALLOW  # compiled code searches a member of a class for each decision, but no constant
 OUTCOMES: Final = {Outcome.ALLOW: ALLOWED, Outcome.DENY: DENIED, Outcome.CONFIRM: HELD, Outcome.THROTTLE: HELD}
 # Decisions at these gates are about unknown callers or about no caller, or they say nothing about the caller.
 UNIDENTIFIED: Final = frozenset({Gate.MALFORMED_PATH, Gate.HALTED, Gate.IDENTITY, Gate.FAILURE})
 FAILED_STATUS: Final = 400  # and above
 UNREADABLE_MEMBER: Final = b'"behavior":{"unreadable":true},'
+
+
+# The issuer, the agent and the instance of a caller, and its groups that policies name.
+CallerNames: TypeAlias = tuple[str, str, str, tuple[str, ...]]
 
 
 class CallerTracker(Protocol):
@@ -72,7 +78,7 @@ class CallerTracker(Protocol):
 
 class BehaviorReader:
     """Reads what `tracker` knows about the callers of one policy, and lets it learn from decisions. `logs` is whether
-    decisions are logged."""
+    decisions are logged. `needs_finish` is whether `finish` does anything."""
 
     def __init__(
         self,
@@ -87,9 +93,15 @@ class BehaviorReader:
         self.tracker, self._program, self._patterns = tracker, program, patterns
         self.classes, self._issuers = CallerClasses(kernel), frozenset(kernel.issuers)
         self.reads_payloads = "novelty" in learned_fact_names(kernel)
-        self._identified: dict[tuple[str, str, str, tuple[str, ...]], IdentifiedCaller] = {}
+        self._identified: dict[CallerNames, IdentifiedCaller] = {}
+        self._latest_of: dict[str, IdentifiedCaller] = {}  # of each agent, the latest of these callers
         self.settings_of: SettingsOf = self.classes.settings_of  # the settings of a class
-        self._tag, self._charge = tracker.tag, tracker.charge  # bound once, because a decision calls both
+        # The learner of this process, if there is one: compiled code calls its methods directly.
+        learner = getattr(tracker, "learner", None)
+        self._learner: LocalLearner | None = learner if isinstance(learner, LocalLearner) else None
+        self.needs_finish = logs or self._learner is None
+        # Tags by the declared pattern, for requests from which only the endpoint is learned.
+        self._plain_tags: dict[str, RequestTags] = {}
 
     # ── Before a decision ─────────────────────────────────────────────────────────────────────
 
@@ -98,64 +110,83 @@ class BehaviorReader:
         found = self.identify(request)
         if found is None:
             return None
-        caller, group, profile = found
-        tags = self.tags_of(request, profile)
-        return self.tracker.read(caller, group, tags, event_time(moment), profile.settings, self.settings_of)
+        profile, learner = found.profile, self._learner
+        tags, at = self.tags_of(request, profile), event_time(moment)
+        if learner is not None:
+            return learner.read(found.caller, found.group, tags, at, profile.settings, self.settings_of)
+        return self.tracker.read(found.caller, found.group, tags, at, profile.settings, self.settings_of)
 
     def peek(self, request: Request, moment: int) -> LearnedFacts | None:
         """Return the facts of a request that is only tried: nothing is learned from it. Raises StoreError."""
         found = self.identify(request)
         if found is None:
             return None
-        caller, group, profile = found
-        tags = self.tags_of(request, profile)
-        return self.tracker.peek(caller, group, profile.settings, tags, event_time(moment)).to_facts()
+        tags, settings = self.tags_of(request, found.profile), found.profile.settings
+        return self.tracker.peek(found.caller, found.group, settings, tags, event_time(moment)).to_facts()
 
     def identify(self, request: Request) -> IdentifiedCaller | None:
         """Return the caller of a request, its class and its profile. Nothing is learned about users without an agent.
         Agents without an issuer, as in policies without issuers, have the issuer `""`."""
-        agent: Any = request.facts.get("agent")
-        if agent.__class__ is not dict:
+        facts = request.facts
+        agent = (facts if isinstance(facts, dict) else dict(facts)).get("agent")  # compiled code searches a dict only
+        if type(agent) is not dict:
             return None
         name, issuer, instance = agent.get("id"), agent.get("issuer"), agent.get("instance")
-        if name.__class__ is not str:
+        if type(name) is not str:
             return None
-        if issuer.__class__ is not str:
+        if type(issuer) is not str:
             issuer = credential_issuer(request)
+        if type(instance) is not str:
+            instance = ""
         if self._issuers and issuer not in self._issuers:
             return None
-        named = self.classes.named_among(agent.get("groups"))
-        key = issuer, name, instance if instance.__class__ is str else "", named
-        found = self._identified.get(key)
-        if found is None:
-            found = self._identify(key)
-        fact = found[2].version
+        named = self.classes.named_among(agent.get("groups")) if self.classes.names_groups else ()
+        found = self._latest_of.get(name)  # most agents have one instance
+        if found is None or not found.has_names(issuer, instance, named):
+            found = self._find(issuer, name, instance, named)
+        fact = found.profile.version
         if fact is None:
             return found
-        caller, group, profile = found
-        text = text_at(request, fact)
+        caller, text = found.caller, text_at(request, fact)
         version = "" if text is None else f"{self._tag(text):08x}"
-        return Caller(caller.issuer, caller.agent, caller.instance, version), group, profile
+        version_of = Caller(caller.issuer, caller.agent, caller.instance, version)
+        return IdentifiedCaller(version_of, found.group, found.profile, found.names)
 
-    def _identify(self, key: tuple[str, str, str, tuple[str, ...]]) -> IdentifiedCaller:
-        issuer, name, instance, named = key
-        caller = name_caller(issuer, name, instance)
-        group, profile = self.classes.find(caller.agent, named)
-        found = caller, group, profile
-        if max(len(issuer), len(name), len(instance)) <= MAX_NAME_CHARACTERS:
+    def _find(self, issuer: str, name: str, instance: str, named: tuple[str, ...]) -> IdentifiedCaller:
+        """Return the caller with these names, its class and its profile."""
+        key = issuer, name, instance, named
+        found = self._identified.get(key)
+        if found is None:
+            caller = name_caller(issuer, name, instance)
+            group, profile = self.classes.find(caller.agent, named)
+            found = IdentifiedCaller(caller, group, profile, key)
+            if max(len(issuer), len(name), len(instance)) > MAX_NAME_CHARACTERS:
+                return found
             if len(self._identified) >= MAX_IDENTIFIED:
                 self._identified.clear()
+                self._latest_of.clear()
             self._identified[key] = found
+        self._latest_of[name] = found
         return found
 
     def tags_of(self, request: Request, profile: CallerProfile) -> RequestTags:
         """Return the tags of what is learned from a request. The structure of its payload is computed only if a rule
         reads `behavior.novelty`. Raises StoreError."""
+        endpoint = self.endpoint_of(request)
+        if self._learner is not None and profile.learns_endpoints_only and not self.reads_payloads:
+            known = self._plain_tags.get(endpoint)
+            if known is None:
+                known = self._plain_tags[endpoint] = RequestTags(self._tag(endpoint))
+            return known
         run = NO_RUN if profile.run_key is None else self.run_of(request, profile)
-        endpoint, tag = self.endpoint_of(request), self._tag
         letter = self.letter_of(request, profile) if profile.steps else NO_LETTER
-        shape = structure_tag(tag, endpoint, request.facts) if self.reads_payloads else NO_SHAPE
-        return RequestTags(tag(endpoint), run, shape, letter)
+        shape = structure_tag(self._tag, endpoint, request.facts) if self.reads_payloads else NO_SHAPE
+        return RequestTags(self._tag(endpoint), run, shape, letter)
+
+    def _tag(self, text: str) -> int:
+        """Return the tag of a text. Raises StoreError."""
+        learner = self._learner
+        return self.tracker.tag(text) if learner is None else learner.tag(text)
 
     def letter_of(self, request: Request, profile: CallerProfile) -> int:
         """Return the steps of the declared order of calls that the request matches, as a bit mask."""
@@ -192,12 +223,22 @@ class BehaviorReader:
 
     # ── After a decision ──────────────────────────────────────────────────────────────────────
 
+    def add_charge(self, reading: CallerSnapshot, decision: Decision, effects: Effects) -> Effects:
+        """Return the effects of a decision with what its commit changes."""
+        charge = self.charge(reading, decision)
+        return effects if charge is None else replace(effects, behavior=charge)
+
     def charge(self, reading: CallerSnapshot, decision: Decision) -> CallerCharge | None:
         """Return what the commit of a decision changes; None if nothing is learned from it."""
         answer = decision.answer
-        if answer.gate is not None and answer.gate in UNIDENTIFIED:
+        gate, outcome = answer.gate, answer.outcome
+        if gate is not None and gate in UNIDENTIFIED:
             return None
-        return self._charge(reading, OUTCOMES[answer.outcome], self.settings_of)
+        number = ALLOWED if outcome is ALLOW else OUTCOMES[outcome]  # the hash of an outcome takes longer
+        learner = self._learner
+        if learner is not None:
+            return learner.charge(reading, number, self.settings_of)
+        return self.tracker.charge(reading, number, self.settings_of)
 
     def note(self, reading: CallerSnapshot, charge: CallerCharge) -> bool:
         """Take the answer of the store from a commit that changed nothing. Return whether learned facts can be read."""
@@ -210,7 +251,7 @@ class BehaviorReader:
         could not be read. `key` is the key of the decision in the store, if it is known."""
         number = 0
         if reading is not None and charge is not None:
-            if isinstance(charge, LocalCharge):
+            if isinstance(charge, LocalSnapshot):
                 number = charge.number
             else:
                 reportable = (key or outcome_key(decision.id)) if decision.answer.outcome is Outcome.ALLOW else None
@@ -228,8 +269,8 @@ class BehaviorReader:
     def learn(self, reading: CallerSnapshot, decision: Decision) -> None:
         """Learn from a final decision that no store commits."""
         charge = self.charge(reading, decision)
-        if charge is not None and not isinstance(charge, BehaviorCharge):
-            charge.settle(outcome_key(decision.id), True, has_clamp(decision))
+        if isinstance(charge, LocalSnapshot):
+            charge.learn(outcome_key(decision.id), True, has_clamp(decision))
 
     def report(self, decision: str, status: int | None) -> None:
         """Learn whether the request of a decision failed, from its HTTP status."""
@@ -261,9 +302,10 @@ def text_at(request: Request, fact: k.Fact) -> str | None:
 
 class CallerProfile:
     """The run key, the version, the settings and the distinct steps of the callers of a class. `letters` are letters by
-    the patterns that match a request."""
+    the patterns that match a request. `learns_endpoints_only` is whether neither runs nor steps depend on the facts of
+    a request."""
 
-    __slots__ = ("letters", "run_key", "settings", "steps", "version")
+    __slots__ = ("learns_endpoints_only", "letters", "run_key", "settings", "steps", "version")
 
     def __init__(
         self,
@@ -273,10 +315,25 @@ class CallerProfile:
         steps: tuple[k.CallStep, ...] = (),
     ) -> None:
         self.settings, self.run_key, self.version, self.steps = settings, run_key, version, steps
+        self.learns_endpoints_only = run_key is None and not steps
         self.letters: dict[tuple[int, ...], int] = {}
 
 
-IdentifiedCaller: TypeAlias = tuple[Caller, str, CallerProfile]  # a caller, its class and its profile
+class IdentifiedCaller:
+    """A caller, its class and its profile, with the names in the request by which it was found."""
+
+    __slots__ = ("caller", "group", "names", "profile")
+
+    def __init__(self, caller: Caller, group: str, profile: CallerProfile, names: CallerNames) -> None:
+        self.caller = caller
+        self.group = group
+        self.profile = profile
+        self.names = names
+
+    def has_names(self, issuer: str, instance: str, named: tuple[str, ...]) -> bool:
+        """Return whether an agent of the same name has this issuer, this instance and these groups."""
+        names = self.names
+        return names[0] == issuer and names[2] == instance and names[3] == named
 
 
 class CallerClasses:
@@ -295,11 +352,12 @@ class CallerClasses:
         self._heads = HeadIndex((f"profile {profile.name}", profile.agents) for profile in kernel.profiles)
         self._blocks = HeadIndex((block.label, block.who) for block in kernel.agents)
         self._groups = self._heads.groups | self._blocks.groups  # the groups that the policies name
+        self.names_groups = bool(self._groups)
         self._known: dict[tuple[str, tuple[str, ...]], tuple[str, CallerProfile]] = {}
 
     def named_among(self, groups: object) -> tuple[str, ...]:
         """Return the groups of a caller that the policies name."""
-        if not self._groups or groups.__class__ is not tuple:
+        if groups.__class__ is not tuple:
             return ()
         return tuple([one for one in groups if one.__class__ is str and one in self._groups])
 

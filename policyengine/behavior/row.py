@@ -93,14 +93,15 @@ class BehaviorRow:
     `ready_day` is the day on which the caller had enough own runs and active days for the first time; 0 if it never
     had. A new version of the caller keeps it.
 
-    `pace`, the ceilings and the bases are computed from the other fields for the hour `limits_hour`. They are not
-    packed.
+    `pace`, the ceilings and the bases are computed from the other fields for the hour `limits_hour`; `peak_slow` and
+    `peak_fast` are the peaks of its day. They are not packed.
     """
 
     __slots__ = (
         "base_fast", "base_slow", "ceiling_fast", "ceiling_slow", "context", "days", "errors", "excess", "fall_hour",
         "gain_day", "gains", "gram_counts", "gram_total", "grams", "hour", "hour_alarm", "hour_count", "is_flagged",
-        "level_at", "level_denied", "level_fast", "level_slow", "limits_hour", "novelty", "pace", "paces", "peaks",
+        "level_at", "level_denied", "level_fast", "level_slow", "limits_hour", "novelty", "pace", "paces", "peak_fast",
+        "peak_slow", "peaks",
         "ratios", "ready_day", "run_last", "run_length", "run_tag", "runs", "scored", "scores", "seen", "serial",
         "shapes", "step_machine", "step_state", "surprise", "top_fast", "top_slow", "trust", "worst",
     )  # fmt: skip
@@ -155,6 +156,8 @@ class BehaviorRow:
         self.ceiling_fast = 0
         self.base_slow = 0
         self.base_fast = 0
+        self.peak_slow = 0
+        self.peak_fast = 0
 
     def copy(self) -> BehaviorRow:
         """Return a row with the same content."""

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, TypeAlias
 
 from policyengine.behavior.events import ALLOWED, FAILED, BehaviorEvent, Caller, RequestTags, Tagger
 from policyengine.behavior.fold import (
     CallerFacts,
+    KnownClass,
     ProfileSettings,
     advance,
     apply_decision,
     apply_failure,
     is_ready,
-    read_behavior,
+    read_facts,
 )
 from policyengine.behavior.group_search import find_groups_of
 from policyengine.behavior.groups import CallerGroup
@@ -29,6 +31,7 @@ MAX_INSTANCES: Final = 1_000  # callers of one agent
 USUAL: Final = ProfileSettings()
 MAX_WAITING: Final = 1_000  # decisions that rows do not contain yet
 NO_INSTANCES: Final[dict[Caller, None]] = {}  # never changed
+NO_KNOWN_CLASS: Final = KnownClass(NO_CLASS)
 
 SettingsOf = Callable[[str], ProfileSettings]  # the settings of a class
 CLAMPED: Final = 1
@@ -45,10 +48,11 @@ class CallerRow:
     whether the state dropped the caller (`is_dropped`).
 
     `waiting` is the latest decision about the caller, if the row does not contain it yet; the row contains all earlier
-    ones. Until the next batch, `latest` is the latest decision, whether or not the row contains it, and `named` are the
-    latest facts that were named, with their names and values."""
+    ones. Until the next batch, `latest` is the latest decision, whether or not the row contains it, with its number
+    among the decisions of the batch (`place`), and `named` are the latest facts that were named, with their names and
+    values."""
 
-    __slots__ = ("group", "instances", "is_dropped", "is_new", "latest", "named", "row", "waiting")
+    __slots__ = ("group", "instances", "is_dropped", "is_new", "latest", "named", "place", "row", "waiting")
 
     def __init__(self, group: str, row: BehaviorRow) -> None:
         self.group = group
@@ -58,6 +62,7 @@ class CallerRow:
         self.is_dropped = False
         self.waiting: CallerSnapshot | None = None
         self.latest: CallerSnapshot | None = None
+        self.place = 0
         self.named: tuple[CallerFacts, dict[str, object]] | None = None
 
 
@@ -132,9 +137,13 @@ class BehaviorState:
     ) -> None:
         # The callers of each agent, the most recently active at the end.
         self._instances: dict[tuple[str, str], dict[Caller, None]] = {}
-        self._new: dict[Caller, None] = {}  # callers that are not ready
-        self._queue: list[CallerSnapshot] = []  # the latest decisions, in their order
-        self._rows: dict[Caller, CallerRow] = {}
+        # Ordered dicts, because the first key of a dict is searched among all keys that were deleted before it.
+        self._new: OrderedDict[Caller, None] = OrderedDict()  # callers that are not ready
+        self._rows: OrderedDict[Caller, CallerRow] = OrderedDict()
+        # The callers of the decisions since the latest batch. Each is in it once, and only its latest decision is kept:
+        # decisions that outlive their request would start the garbage collector again and again.
+        self._active: list[CallerRow] = []
+        self._decided = 0  # the decisions since the latest batch
         self.model, self.tagger, self.learns = model, tagger, learns
         self.members = MemberKeys(tagger.derive_key(b"members"))
         self.requests = RecentRequests()  # the requests in which groups are searched
@@ -145,6 +154,10 @@ class BehaviorState:
         self.searched_day = model.content.grouped  # the day of the latest search, also if it failed
         self.searches = True  # whether `fold` searches groups: not after a search that failed
         self.searches_inline = False  # whether `snapshot` also searches groups, because the clock is virtual
+        # The classes of the model that were read, and the latest of them with its name.
+        self._classes: dict[tuple[str, str], KnownClass] = {}
+        self._classes_of: BehaviorModel | None = None
+        self._class, self._class_issuer, self._class_group = NO_KNOWN_CLASS, "", ""
 
     @property
     def rows(self) -> dict[Caller, CallerRow]:
@@ -156,15 +169,15 @@ class BehaviorState:
     def rows(self, rows: dict[Caller, CallerRow]) -> None:
         for known in self._rows.values():
             known.is_dropped = True
-        self._queue = []
-        self._rows = rows
+        self._active, self._decided = [], 0
+        self._rows = OrderedDict(rows)
         self._instances.clear()
-        self._new = {caller: None for caller, found in rows.items() if not is_ready(found.row, USUAL)}
+        self._new = OrderedDict((caller, None) for caller, found in rows.items() if not is_ready(found.row, USUAL))
         for caller, known in rows.items():
             known.instances = self._instances.setdefault((caller.issuer, caller.agent), {})
             known.instances[caller] = None
             known.is_new = caller in self._new
-            known.is_dropped, known.waiting = False, None
+            known.is_dropped, known.waiting, known.latest = False, None, None
 
     @property
     def callers(self) -> Mapping[Caller, CallerRow]:
@@ -207,38 +220,62 @@ class BehaviorState:
         self, row: BehaviorRow, issuer: str, group: str, tags: RequestTags, at: int, settings: ProfileSettings
     ) -> CallerFacts:
         """Return the facts of a request about its caller alone, from a row at its time."""
-        return read_behavior(row, self.model.class_of((issuer, group)), tags, at, settings)
+        return read_facts(row, self._class_of(issuer, group), tags, at, settings)
 
     def read_caller(
         self, row: BehaviorRow, caller: Caller, group: str, tags: RequestTags, at: int, settings: ProfileSettings
     ) -> CallerFacts:
         """Return the facts of a request about its caller and its group, from a row at its time."""
-        known = self.model.classes.get((caller.issuer, group), NO_CLASS)  # `class_of` is not compiled
-        facts = read_behavior(row, known, tags, at, settings)
+        facts = read_facts(row, self._class_of(caller[0], group), tags, at, settings)  # `caller.issuer` takes longer
         if settings.groups and self.model.has_groups:
             put_group(facts, self.model.group_of(self.members.of(caller.issuer, caller.agent)))
         return facts
+
+    def _class_of(self, issuer: str, group: str) -> KnownClass:
+        """Return the model of a class."""
+        model = self.model
+        if model is not self._classes_of:
+            self._classes_of = model
+            self._classes.clear()
+        elif group == self._class_group and issuer == self._class_issuer:
+            return self._class
+        name = issuer, group
+        found = self._classes.get(name)
+        if found is None:
+            learned = model.classes.get(name)
+            found = NO_KNOWN_CLASS if learned is None else KnownClass(learned)
+            if learned is not None:
+                self._classes[name] = found
+        self._class, self._class_issuer, self._class_group = found, issuer, group
+        return found
 
     def snapshot(
         self, caller: Caller, group: str, tags: RequestTags, at: int, settings: ProfileSettings, settings_of: SettingsOf
     ) -> CallerSnapshot:
         """Return the facts of a request, with the row and the model from which they were read. `settings` are those of
         the class. Before that, learn a model if one is due."""
+        known, row, settings, facts = self.look_up(caller, group, tags, at, settings, settings_of)
+        return CallerSnapshot(caller, group, settings, tags, at, row, row.serial, self.model, facts, known)
+
+    def look_up(
+        self, caller: Caller, group: str, tags: RequestTags, at: int, settings: ProfileSettings, settings_of: SettingsOf
+    ) -> tuple[CallerRow | None, BehaviorRow, ProfileSettings, CallerFacts]:
+        """Return what is known about a caller, its row, the settings at the time of a request, and its facts."""
         if at // DAY != self.learned_day:
             self.learn_if_due(at, settings_of)
         if self.releases:
             settings = self.settings_at(settings, group, at)
         if settings.groups and self.searches_inline and self.searches and self.is_search_due(at):
             self.search_groups(at)
-        known = self._rows.get(caller)
+        rows: dict[Caller, CallerRow] = self._rows  # compiled code calls methods of other classes slowly
+        known = rows.get(caller)
         if known is None or known.row.hour != at // HOUR:
             row = self.row_to_read(caller, at, settings)
         else:
             if known.waiting is not None:
                 fold_waiting(known)
             row = known.row
-        facts = self.read_caller(row, caller, group, tags, at, settings)
-        return CallerSnapshot(caller, group, settings, tags, at, row, row.serial, self.model, facts, known)
+        return known, row, settings, self.read_caller(row, caller, group, tags, at, settings)
 
     def is_unchanged(self, reading: CallerSnapshot) -> bool:
         """Return whether the row of a caller has no event after those that were read."""
@@ -267,13 +304,14 @@ class BehaviorState:
                 return self._settle_now(reading, outcome, clamped)
             known.row = row  # the same row, advanced to the hour of the decision
         reading.outcome, reading.clamped = outcome, clamped
+        if known.latest is None:
+            self._active.append(known)
         known.waiting = known.latest = reading
         if reading.settings.groups:
             tags = reading.tags
             self.requests.add(reading.at, reading.caller, tags.endpoint, tags.run, outcome)
-        queue = self._queue
-        queue.append(reading)
-        if len(queue) >= MAX_WAITING:
+        known.place = self._decided = self._decided + 1
+        if self._decided >= MAX_WAITING:
             self.fold_waiting()
         return serial + 1
 
@@ -295,12 +333,13 @@ class BehaviorState:
 
     def fold_waiting(self) -> None:
         """Change the rows by all waiting decisions, and make their callers the most recently active ones."""
-        if not self._queue:
+        if not self._active:
             return
-        queue, self._queue = self._queue, []
-        for reading in queue:
-            known = reading.known
-            if known is not None and known.latest is reading and not known.is_dropped:
+        active, self._active, self._decided = self._active, [], 0
+        active.sort(key=place_of)
+        for known in active:
+            reading = known.latest
+            if reading is not None and not known.is_dropped:
                 if known.waiting is not None:
                     fold_waiting(known)
                 known.latest = known.named = None
@@ -309,7 +348,7 @@ class BehaviorState:
     def fold(self, event: BehaviorEvent, settings_of: SettingsOf) -> CallerFacts:
         """Change the row of the caller by a decision. Return the facts of its request."""
         at, caller, group, endpoint, run, outcome, clamped, released, shape, letter = event
-        if self._queue:
+        if self._active:
             self.fold_waiting()
         if at // DAY != self.learned_day:
             self.learn_if_due(at, settings_of)
@@ -337,21 +376,21 @@ class BehaviorState:
         known = self._rows.get(caller)
         row, settings = (None if known is None else known.row), USUAL
         name: str | None = None  # the class of the latest decision
-        usual, model = USUAL, NO_CLASS
+        usual, known_class = USUAL, NO_KNOWN_CLASS
         for at, group, endpoint, run, outcome, flags, shape, letter in moments:
             if outcome == FAILED:
                 if row is not None:
                     apply_failure(row)
                 continue
             if group != name:
-                name, usual, model = group, settings_of(group), self.model.class_of((caller.issuer, group))
+                name, usual, known_class = group, settings_of(group), self._class_of(caller.issuer, group)
             settings = usual.release() if flags & RELEASED else usual
             if row is None:
                 row = self._new_row(caller, at)
             if at // HOUR != row.hour:
                 advance(row, at, settings)
             tags = RequestTags(endpoint, run, shape, letter)
-            reading = read_behavior(row, model, tags, at, settings)
+            reading = read_facts(row, known_class, tags, at, settings)
             apply_decision(row, reading, tags, at, outcome, bool(flags & CLAMPED), settings)
         if row is not None and name is not None:
             self._keep(caller, name, row, settings)
@@ -365,12 +404,10 @@ class BehaviorState:
         self.fold_waiting()
         rows, new = self._rows, self._new
         for caller in callers:
-            known = rows.pop(caller, None)
-            if known is not None:
-                rows[caller] = known
+            if caller in rows:
+                rows.move_to_end(caller)
                 if caller in new:
-                    del new[caller]
-                    new[caller] = None
+                    new.move_to_end(caller)
 
     def fold_failure(self, caller: Caller) -> None:
         """Change the row of a caller by the report that a request failed. Unknown callers are ignored."""
@@ -395,17 +432,17 @@ class BehaviorState:
         """Keep the row of a caller as the most recently active one."""
         rows, known = self._rows, self._rows.get(caller)
         if known is None:
-            known = self._new_caller(caller, group, row)
+            known = rows[caller] = self._new_caller(caller, group, row)
         else:
             known.group, known.row = group, row
-            del rows[caller]
-        rows[caller] = known
+            rows.move_to_end(caller)
         is_new = not is_ready(row, settings)
-        if is_new or known.is_new:
+        if is_new:
+            self._new[caller] = None
+            self._new.move_to_end(caller)
+        elif known.is_new:
             self._new.pop(caller, None)
-            if is_new:
-                self._new[caller] = None
-            known.is_new = is_new
+        known.is_new = is_new
         instances = known.instances
         if len(instances) > 1:
             instances.pop(caller, None)
@@ -506,6 +543,10 @@ def fold_waiting(known: CallerRow) -> None:
         apply_decision(
             known.row, reading.facts, reading.tags, reading.at, reading.outcome, reading.clamped, reading.settings
         )
+
+
+def place_of(known: CallerRow) -> int:
+    return known.place
 
 
 def put_group(facts: CallerFacts, group: CallerGroup | None) -> None:

@@ -192,18 +192,19 @@ class Decider:
                 continue  # the halts changed while the decision was made
             if facts is not None and GROUP_SIZE in facts and has_parts(effects):
                 effects = choose_parts(self.store, effects, outcome_key(decision.id), moment // 1_000)
-            charge = None if behavior is None or read is None else behavior.charge(read, decision)
+            if behavior is not None and read is not None:
+                effects = behavior.add_charge(read, decision, effects)
             spent, history = state.spent, state.members
             if claim is not None:
                 past = history if behavior is None or facts is None else history + behavior.encode(read)
                 proved, granted = self._encode_proved(request), () if asked is None else asked.approvals
                 draft = encode_draft(decision, effects, spent, past, moment, proved, granted)
                 effects = structs.replace(effects, claim=claim._replace(draft=draft))
-            if charge is not None:
-                effects = structs.replace(effects, behavior=charge)
+            charge = effects.behavior
             if effects is NO_EFFECTS or not effects:
-                if behavior is not None and facts is not None:
-                    history += behavior.finish(read, charge, decision)
+                if behavior is not None:
+                    if behavior.needs_finish and facts is not None:
+                        history += behavior.finish(read, charge, decision)
                     if self._recorder.observer is not None:
                         self._note_conditions(compiled, asked or request, decision, state, read, charge, moment)
                 mark, opens = compiled.entities_mark, effects.opens
@@ -212,8 +213,9 @@ class Decider:
             result = self.store.commit(effects, key, moment // 1_000)
             if result is not None:
                 decision = apply_charges(decision, effects, result)
-                if behavior is not None and facts is not None:
-                    history += behavior.finish(read, charge, decision, key)
+                if behavior is not None:
+                    if behavior.needs_finish and facts is not None:
+                        history += behavior.finish(read, charge, decision, key)
                     if self._recorder.observer is not None:
                         self._note_conditions(compiled, asked or request, decision, state, read, charge, moment)
                 mark, opens = compiled.entities_mark, effects.opens

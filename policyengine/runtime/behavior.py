@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol, TypeAlias
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 from msgspec import Struct
+
+if TYPE_CHECKING:
+    from policyengine.runtime.limits import LimitState
 
 
 class LocalBehavior(Protocol):
@@ -16,9 +20,9 @@ class LocalBehavior(Protocol):
         """Return whether the request still has the learned facts with which it was decided."""
         ...
 
-    def settle(self, decision: str, admitted: bool, clamped: bool) -> None:
-        """Learn from the decision with this key. `admitted` is whether all limits admit it, and `clamped` whether a
-        clamp reduced a rate."""
+    def settle(self, decision: str, standings: Sequence[LimitState]) -> None:
+        """Learn from the decision with this key. `standings` are the states of its limits after the step: whether they
+        admit it, and whether a clamp reduced a rate."""
         ...
 
 
@@ -94,6 +98,14 @@ class BehaviorCharge(Struct):
     history: CallerHistory | None = None
     unanswered: bool = False
     damaged: bool = False
+
+    def is_current(self) -> bool:
+        """Raise TypeError: a memory store is not shared by processes."""
+        raise TypeError("a memory store is not shared by processes")
+
+    def settle(self, decision: str, standings: Sequence[LimitState]) -> None:
+        """Raise TypeError, as `is_current` does."""
+        self.is_current()
 
 
 CallerCharge: TypeAlias = LocalBehavior | BehaviorCharge

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 import secrets
-from base64 import b32hexencode
 from functools import lru_cache
 from hashlib import shake_256
 from itertools import count
@@ -19,15 +18,11 @@ Stamp: TypeAlias = tuple[int, int | str] | str
 
 ULID = re.compile("[0-7][0-9A-HJKMNP-TV-Z]{25}")
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-_FROM_BASE32HEX = bytes.maketrans(b"0123456789ABCDEFGHIJKLMNOPQRSTUV", _CROCKFORD.encode())
-_RANDOM_BYTES, _RANDOM_CHARACTERS = 10, 16  # 80 bits
+_PAIRS = tuple([first + second for first in _CROCKFORD for second in _CROCKFORD])  # by ten bits
+_FIVE_BITS = 8 * _CROCKFORD.encode()  # the character for the lowest five bits of each byte
+_RANDOM_CHARACTERS = 16  # 80 bits
 _BLOCK = 256  # number of ids whose random parts are computed together, which is faster
 serials = count()
-
-
-def crockford(number: int, characters: int) -> str:
-    """Return the number in base 32, five bits for each character."""
-    return "".join(_CROCKFORD[number >> 5 * place & 31] for place in reversed(range(characters)))
 
 
 _key = secrets.token_bytes(32)
@@ -47,13 +42,17 @@ if hasattr(os, "register_at_fork"):
 @lru_cache(maxsize=64)
 def _random_parts(block: int) -> str:
     """Return the concatenated random parts of a block of serials; the same parts on every call."""
-    hashed = shake_256(_key + block.to_bytes(16, "big")).digest(_RANDOM_BYTES * _BLOCK)
-    return b32hexencode(hashed).translate(_FROM_BASE32HEX).decode()
+    hashed = shake_256(_key + block.to_bytes(16, "big")).digest(_RANDOM_CHARACTERS * _BLOCK)
+    return hashed.translate(_FIVE_BITS).decode()
 
 
 @lru_cache(maxsize=64)
 def _time(milliseconds: int) -> str:
-    return crockford(milliseconds, 10)
+    """Return the lowest fifty bits of a time in ten characters."""
+    pairs, low = _PAIRS, milliseconds & 0xFFFFF
+    high = milliseconds >> 20
+    first = pairs[high >> 20 & 1023] + pairs[high >> 10 & 1023] + pairs[high & 1023]
+    return first + pairs[low >> 10] + pairs[low & 1023]
 
 
 def id_of(stamp: Stamp) -> str:

@@ -17,6 +17,7 @@ from policyengine.behavior.model import (
 )
 from policyengine.behavior.row import HOUR, HOURS_OF_DAY, BehaviorRow
 from policyengine.behavior.state import BehaviorState
+from policyengine.stores.base import StoreError
 
 MINUTE = 60_000
 DAY = HOURS_OF_DAY * HOUR
@@ -133,3 +134,16 @@ class AdaptiveLimiter:
         self.level += admits
         self.admitted += admits
         return admits
+
+
+class UnreadableBehavior:
+    """A reader of learned facts whose store does not answer."""
+
+    def __init__(self, reader: object) -> None:
+        self.reader = reader
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.reader, name)
+
+    def read(self, *_: object) -> None:
+        raise StoreError("down")

@@ -24,8 +24,8 @@ from policyengine.behavior.row import BehaviorRow, pack_row, unpack_row
 from policyengine.behavior.state import BehaviorState
 from policyengine.kernel.sequence_automaton import LEFT, SequenceAutomaton
 from policyengine.runtime.decision import Outcome
-from policyengine.stores.base import StoreError
 from tests.audit.log_lines import problems
+from tests.behavior.callers import UnreadableBehavior
 from tests.behavior.reporting_agents import FakeClock, packed
 
 HEAD = """language 1
@@ -220,10 +220,8 @@ def test_a_planned_change_does_not_lift_the_order(caller: OrderedCaller) -> None
 
 
 def test_an_unreadable_row_makes_the_order_unknown(caller: OrderedCaller, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: Any) -> Any:
-        raise StoreError("down")
-
-    monkeypatch.setattr(caller.engine.behavior, "read", fail)
+    decider = caller.engine.decider
+    monkeypatch.setattr(decider, "behavior", UnreadableBehavior(decider.behavior))
     decision = caller.ask(AUTH)
     assert not decision.allowed
     assert [one.fact for one in decision.unknown] == ["behavior.sequence"]

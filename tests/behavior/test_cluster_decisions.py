@@ -26,7 +26,7 @@ from policyengine.behavior.recent_requests import DayRequests, RecentRequests, R
 from policyengine.behavior.tracker import BehaviorTracker
 from policyengine.runtime.idempotency import IdempotencyKey
 from policyengine.runtime.snapshot import UNREADABLE_FACTS
-from policyengine.stores.base import StoreError
+from tests.behavior.callers import UnreadableBehavior
 from tests.behavior.keys_of_one_clock import BEGIN, POLICY, Clockwork
 
 KEYS = [f"key-{number}" for number in range(6)]
@@ -99,11 +99,8 @@ def test_an_evaluation_counts_the_same_part_and_takes_nothing():
 
 def test_a_group_that_cannot_be_read_denies(monkeypatch: pytest.MonkeyPatch):
     clockwork = ring()
-
-    def fail(*_: object) -> None:
-        raise StoreError("down")
-
-    monkeypatch.setattr(clockwork.engine.behavior, "read", fail)
+    decider = clockwork.engine.decider
+    monkeypatch.setattr(decider, "behavior", UnreadableBehavior(decider.behavior))
     denied = clockwork.decide("tenant", NOON)
     assert denied.outcome == "deny"
     assert [one.fact for one in denied.unknown] == ["cluster.id", "cluster.size"]

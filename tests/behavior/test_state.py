@@ -1,5 +1,6 @@
 """The rows of all callers: folding again gives the same, a model a day, and a bounded number of callers."""
 
+from collections import OrderedDict
 from random import Random
 
 import pytest
@@ -93,6 +94,50 @@ def test_the_caller_not_heard_of_for_longest_makes_room():
     state, _ = folded([BehaviorEvent(START + at, caller(number), GROUP, "GET /", 1, ALLOWED)
                        for at, number in enumerate([0, 1, 2, 0, 3])], most=3)  # fmt: skip
     assert list(state.rows) == [caller(2), caller(0), caller(3)]
+
+
+class CountedOrder(OrderedDict):
+    """An order that counts what is done with it, and each key that is visited."""
+
+    count = 0
+
+    def __iter__(self):
+        for key in super().__iter__():
+            self.count += 1
+            yield key
+
+    def __setitem__(self, key, value):
+        self.count += 1
+        super().__setitem__(key, value)
+
+    def __delitem__(self, key):
+        self.count += 1
+        super().__delitem__(key)
+
+    def move_to_end(self, key, last=True):
+        self.count += 1
+        super().move_to_end(key, last)
+
+    def pop(self, key, *default):
+        self.count += 1
+        return super().pop(key, *default)
+
+
+@pytest.mark.parametrize("is_ready", [False, True])
+def test_making_room_takes_the_same_work_however_many_callers_were_dropped(is_ready):
+    """The first key of a plain dict is found by a search among all keys that were deleted before it."""
+    state = BehaviorState(Tagger(KEY), most=50)
+    settings = ProfileSettings(ready_runs=0, ready_days=0) if is_ready else SETTINGS
+    assert {type(state._rows), type(state._new)} == {OrderedDict}
+    state._rows, state._new = CountedOrder(), CountedOrder()
+    counts = []
+    for number in range(500):
+        before = state._rows.count + state._new.count
+        state.fold(BehaviorEvent(START, caller(number), GROUP, "GET /", 1, ALLOWED), lambda _: settings)
+        counts.append(state._rows.count + state._new.count - before)
+    assert list(state.rows) == [caller(number) for number in range(450, 500)]
+    assert set(counts[50:]) == {counts[50]}
+    assert counts[50] < 10
 
 
 def test_callers_are_apart_by_issuer_agent_and_instance():

@@ -5,7 +5,8 @@ from random import Random
 import pytest
 
 from policyengine.behavior.events import ALLOWED, DENIED, HELD, BehaviorEvent, Caller, RequestTags, Tagger
-from policyengine.behavior.local_learner import MAX_REPORTABLE, LocalLearner
+from policyengine.behavior.local_learner import LocalLearner
+from policyengine.behavior.reportable import ReportableDecisions
 from policyengine.behavior.row import pack_row
 from policyengine.behavior.state import MAX_WAITING, BehaviorState
 from tests.behavior.callers import DAY, GROUP, HOUR, ISSUER, KEY, SETTINGS, START, caller, jittered
@@ -161,23 +162,49 @@ class IdleThread:
         raise AssertionError("the thread runs already")
 
 
-def test_the_callers_of_old_decisions_are_dropped_together():
-    learner = LocalLearner(BehaviorState(Tagger(KEY)), IdleThread(), saved=False)
-    who = Caller(ISSUER, "agent")
-    learner.reportable = {f"decision {number}": who for number in range(MAX_REPORTABLE // 2)}
-    for name in ("a", "b"):
-        reading = learner.read(who, GROUP, RequestTags(1, 1), START, SETTINGS, settings_of)
-        learner.charge(reading, ALLOWED, settings_of).settle(name, True, False)
-    assert list(learner.reportable) == ["a", "b"]
-    for name in ("decision 0", "a", "a", "unknown"):
-        learner.report(name, True)
-    assert learner.state.rows[who].row.serial == 4
-    learner.reportable |= {f"later {number}": who for number in range(MAX_REPORTABLE // 2)}
-    reading = learner.read(who, GROUP, RequestTags(1, 1), START, SETTINGS, settings_of)
-    learner.charge(reading, ALLOWED, settings_of).settle("c", True, False)
-    learner.report("decision 1", True)
-    assert learner.state.rows[who].row.serial == 5
-    assert len(learner.reportable) + len(learner.earlier_reportable) <= MAX_REPORTABLE
+@pytest.mark.parametrize("is_indexed", [False, True])
+def test_the_callers_of_old_decisions_are_dropped_together(is_indexed):
+    reportable, who = ReportableDecisions(8), Caller(ISSUER, "agent")
+
+    def add(*names):
+        for name in names:
+            reportable.add(name, who)
+            if is_indexed:
+                reportable.take("unknown")
+
+    add("a", "b", "c", "d")
+    assert len(reportable) == 4
+    add("e")  # begins the newer half
+    assert [reportable.take(name) for name in ("a", "a", "e", "e", "f")] == [who, None, who, None, None]
+    add("f", "g", "h", "i")
+    assert len(reportable) == 7
+    add("j")  # drops the older half
+    assert len(reportable) == 5
+    assert [reportable.take(name) for name in ("b", "c", "d")] == [None] * 3
+    assert [reportable.take(name) for name in ("f", "i", "j")] == [who] * 3
+    assert len(reportable) == 2
+
+
+def test_a_decision_is_indexed_once_however_many_reports_follow():
+    """Otherwise each report would take as long as all decisions before it."""
+    reportable, who, hashed = ReportableDecisions(1_000), Caller(ISSUER, "agent"), []
+
+    class Key(str):
+        __slots__ = ()
+
+        def __hash__(self):
+            hashed.append(self)
+            return super().__hash__()
+
+    keys = [Key(number) for number in range(700)]
+    for key in keys:
+        reportable.add(key, who)
+    assert not hashed
+    for number in range(600, 700):
+        assert reportable.take(str(number)) == who
+    assert sorted(hashed) == sorted(keys[500:])
+    assert reportable.take("0") == who
+    assert sorted(hashed) == sorted(keys)
 
 
 def test_only_an_allowed_decision_that_all_limits_admit_can_be_reported():
@@ -185,5 +212,8 @@ def test_only_an_allowed_decision_that_all_limits_admit_can_be_reported():
     who = Caller(ISSUER, "agent")
     for outcome, admitted in ((ALLOWED, True), (ALLOWED, False), (DENIED, True), (HELD, True)):
         reading = learner.read(who, GROUP, RequestTags(1, 1), START, SETTINGS, settings_of)
-        learner.charge(reading, outcome, settings_of).settle(f"{outcome} {admitted}", admitted, False)
-    assert list(learner.reportable) == [f"{ALLOWED} True"]
+        learner.charge(reading, outcome, settings_of).learn(f"{outcome} {admitted}", admitted, False)
+    assert len(learner.reportable) == 1
+    for name in (f"{ALLOWED} True", f"{ALLOWED} True", f"{ALLOWED} False", f"{DENIED} True", f"{HELD} True"):
+        learner.report(name, True)
+    assert learner.state.rows[who].row.serial == 5  # four decisions and one failure

@@ -25,6 +25,9 @@ class GeneralStore(MemoryStore):
     def _charge_steady_rates(self, *_: object, **__: object) -> ChargeResult | None:
         return None
 
+    def _charge_known_rates(self, *_: object, **__: object) -> ChargeResult | None:
+        return None
+
 
 class CountingStore(MemoryStore):
     """A memory store that counts the decisions that did not take the general step."""
@@ -33,6 +36,17 @@ class CountingStore(MemoryStore):
 
     def _charge_steady_rates(self, limits: Sequence[LimitCharge], now: int, *, peek: bool = False) -> Any:
         found = super()._charge_steady_rates(limits, now, peek=peek)
+        self.skipped += found is not None
+        return found
+
+
+class KnownStore(MemoryStore):
+    """A memory store that counts the decisions about known rates that did not take the general step."""
+
+    skipped = 0
+
+    def _charge_known_rates(self, limits: Sequence[LimitCharge], now: int, *, peek: bool = False) -> Any:
+        found = super()._charge_known_rates(limits, now, peek=peek)
         self.skipped += found is not None
         return found
 
@@ -51,7 +65,13 @@ OTHERS = st.sampled_from([
     rate(3, SECOND, rule="a", cost=0),
     rate(3, SECOND, rule="a", counts=True),
     rate(9, SECOND, rule="clamped", clamp=(2, 3), acts=True, lasts=5),
+    rate(9, SECOND, rule="clamped", clamp=(2, 3), acts=True),
+    rate(9, SECOND, rule="clamped", clamp=(2, 3)),
+    rate(9, SECOND, rule="clamped", clamp=(2, 3), cost=3),
+    rate(9, SECOND, rule="clamped", clamp=(2, 3), counts=True),
     rate(6, HOUR, rule="raised", raised=12),
+    rate(6, HOUR, rule="raised", raised=12, cost=2),
+    rate(6, HOUR, rule="raised", clamp=(12, 12)),  # the same unit without a raise, and with a clamp that is no tighter
     budget(2, HOUR, rule="budget"),
     places(2, HOUR, rule="places"),
 ])  # fmt: skip
@@ -105,6 +125,31 @@ def test_only_steady_rates_that_cost_one_skip_the_general_step(peek: bool) -> No
     for one in others:
         store.commit(asks(rate(rule="a"), one), "d", START, peek=peek)
     assert store.skipped == 40
+
+
+@pytest.mark.parametrize(
+    "charge",
+    [
+        rate(cost=2), rate(counts=True), rate(clamp=(2, 3)), rate(clamp=(2, 3), acts=True, lasts=5),
+        rate(clamp=(2, 3), cost=3), rate(raised=12),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("peek", [False, True])
+def test_a_rate_that_is_known_and_admits_the_request_skips_the_general_step(charge: Charge, peek: bool) -> None:
+    store, general = KnownStore(), GeneralStore()
+    for number in range(3):
+        now, peeks = START + number * 2 * SECOND, peek and number > 0
+        first, second = (each.commit(asks(charge), "d", now, peek=peeks) for each in (store, general))
+        assert first == second
+    assert store.skipped == 2
+    assert content(store) == content(general)
+
+
+def test_a_known_rate_that_does_not_admit_the_request_or_is_beside_other_limits_takes_the_general_step() -> None:
+    store, clamped = KnownStore(), rate(clamp=(2, 1), acts=True)
+    for others in ((), (), (budget(2),), (places(2),)):
+        store.commit(asks(clamped, *others), "d", START)
+    assert store.skipped == 0
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any, TypeAlias, assert_never
 
-from policyengine.runtime.behavior import BehaviorCharge
 from policyengine.runtime.decision import Effects
 from policyengine.runtime.history import History, OutcomeReport, ReportStatus, WindowKey
 from policyengine.runtime.idempotency import IdempotencyClaim, IdempotencyRecord
@@ -33,6 +32,7 @@ from policyengine.stores.memory.capacity import CapacityAlarm
 from policyengine.stores.memory.eviction import SweepSchedule
 from policyengine.stores.memory.history import MemoryHistory
 from policyengine.stores.memory.idempotency import MemoryIdempotencyKeys
+from policyengine.stores.memory.known_rates import charge_known_rates
 from policyengine.stores.memory.prepaid_tokens import PrepaidTokens, PrepaymentReceipts
 from policyengine.stores.transition import StoreTransition, apply_charges, receipt_name, reportable_until
 
@@ -105,16 +105,11 @@ class MemoryStore:
             now = self._peek_clock(now) if peek else self._check_clock(now)
             if behavior is None or peek:
                 return self._commit(effects, decision, now, peek=peek)
-            if isinstance(behavior, BehaviorCharge):
-                raise TypeError("a memory store is not shared by processes")
             if not behavior.is_current():
                 return None
             settled = self._commit(effects, decision, now, peek=False)
             if settled is not None:
-                admitted, clamped = True, False
-                for standing in settled.standings:
-                    admitted, clamped = admitted and standing.admitted, clamped or standing.base < 1.0
-                behavior.settle(decision, admitted, clamped)
+                behavior.settle(decision, settled.standings)
             return settled
 
     def claim(self, claim: IdempotencyClaim, now: int) -> IdempotencyRecord | None:
@@ -184,6 +179,8 @@ class MemoryStore:
     def _commit(self, effects: Effects, decision: str, now: int, *, peek: bool) -> ChargeResult | None:
         if has_only_limits(effects):
             settled = self._charge_steady_rates(effects.limits, now, peek=peek)
+            if settled is None:
+                settled = self._charge_known_rates(effects.limits, now, peek=peek)
             if settled is not None:
                 return settled
         elif has_only_records(effects):
@@ -241,6 +238,13 @@ class MemoryStore:
                 states[compact] = empty + after
             found.append(LimitState(True, most, (most * token - after) // token, -(-after // drain) * tick, 0))
         return ChargeResult(tuple(found), now)
+
+    def _charge_known_rates(
+        self, limits: Sequence[LimitCharge], now: int, *, peek: bool = False
+    ) -> ChargeResult | None:
+        """Charge rates as the general step does, but without its objects. Return None, and change nothing, if there is
+        any other charge, a new key, or a rate that does not admit the request."""
+        return charge_known_rates(self._rules, limits, now, peek=peek)
 
     def _record(self, effects: Effects, decision: str, now: int, *, peek: bool) -> ChargeResult | None:
         """Record the events of a decision as the general step does, without its objects. Return None, and record
