@@ -28,7 +28,8 @@ EXIT_MESSAGE = "ended while threads were working: their answers are lost"
 
 class Drain:
     """The state of a shutdown. `begun` is the time of its start, or None; `delay` is the minimum time in seconds during
-    which new connections are accepted; `quiet_seconds` and `silent_seconds` stand for the constants of these names."""
+    which new connections are accepted. After `quiet_seconds` without connections, new ones are refused; a connection
+    is closed after `idle_seconds` without a request."""
 
     def __init__(
         self,
@@ -37,10 +38,10 @@ class Drain:
         clock: Callable[[], float] = monotonic,
         *,
         quiet_seconds: float = QUIET_SECONDS,
-        silent_seconds: float = SILENT_SECONDS,
+        idle_seconds: float = SILENT_SECONDS,
     ) -> None:
         self.seconds, self.delay, self._clock = seconds, delay, clock
-        self._quiet_seconds, self._silent_seconds = quiet_seconds, silent_seconds
+        self._quiet_seconds, self._idle_seconds = quiet_seconds, idle_seconds
         self._at_begin: list[Callable[[], None]] = []
         self._at_end: list[Callable[[], None]] = []
         self.begun: float | None = None
@@ -122,7 +123,8 @@ class Drain:
             silent[connection] = (
                 known if known is not None and known[0] == connection.began else (connection.began, now)
             )
-            if now - silent[connection][1] < self._silent_seconds or connection.has_unread_bytes:
+            most = SILENT_SECONDS if connection.stage is ConnectionStage.HEAD else self._idle_seconds
+            if now - silent[connection][1] < most or connection.has_unread_bytes:
                 continue
             if connection.stage is ConnectionStage.HEAD:
                 connection.drop(CloseReason.HEAD)

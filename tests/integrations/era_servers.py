@@ -56,6 +56,7 @@ class EraServer:
     subscribed: list[str] = field(default_factory=list)
     sessions: list[Any] = field(default_factory=list)  # of legacy clients that subscribe
     headers: list[dict[str, str]] = field(default_factory=list)
+    silent: set[str] = field(default_factory=set)  # methods that it does not answer
 
     def __post_init__(self) -> None:
         self.server: Server[Any] = Server(
@@ -77,6 +78,8 @@ class EraServer:
 
     async def _listen(self, context: Any, call_next: Any) -> Any:
         self.heard.append((context.method, context.protocol_version, context.params))
+        if context.method in self.silent:
+            await anyio.sleep_forever()
         return await call_next(context)
 
     @property

@@ -145,11 +145,13 @@ def test_an_answer_arrives_as_a_stream_after_the_messages_that_belong_to_it() ->
             assert (await test.receive())["id"] == "q"
             await test.send({"id": "q", "result": {"roots": []}})
             assert (await test.receive())["result"] == {"content": []}
-            while test.session._connections._finishing:  # the stream has not ended after its answer yet
+            while len(test.session._connections._idle) < 2:  # neither the call nor the answer has ended yet
                 await asyncio.sleep(0.001)
             assert test.behind.of("POST")[3].message["result"] == {"roots": []}
             used = test.behind.of("tools/call")[0].connection
-            await test.call()
+            for id in (8, 9):  # together, they take both connections
+                await test.send({**CALL, "id": id})
+            await test.behind.until("tools/call", 3)
             assert used in {one.connection for one in test.behind.of("tools/call")[1:]}
 
     test: Any = None

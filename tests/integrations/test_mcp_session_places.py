@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -12,7 +13,8 @@ import pytest
 from mcp.shared.exceptions import MCPError
 from mcp_types import INTERNAL_ERROR, ErrorData
 
-from policyengine.integrations.mcp.clients.stateless_endpoint import answer_status
+from policyengine.integrations.mcp.busy_errors import busy_error
+from policyengine.integrations.mcp.clients.stateless_endpoint import answer_document, answer_status
 from policyengine.integrations.mcp.gateway import identify_by_headers, parse_caller_facts
 from policyengine.integrations.mcp.upstream.session_places import MAX_OWNER_SESSIONS, SessionPlaces
 from tests.integrations.conftest import BOT, Watched
@@ -87,6 +89,18 @@ def test_an_idle_session_is_given_up_only_if_the_callers_are_more_equal_after_it
         assert not places.is_wanted(B, is_needed=True)
 
 
+def test_callers_with_one_session_take_turns_with_one_that_has_none() -> None:
+    woken = list[Any]()
+    places = SessionPlaces(2, woken.append)
+    assert all(places.take(owner) for owner in (A, B))
+    with places.line(A), places.line(B), places.line(C):
+        for owner in (A, B, A):
+            assert places.is_wanted(owner, is_needed=True)
+            places.give_back(owner)
+            assert places.take(woken[-1])
+        assert woken == [A, B, C]
+
+
 # ── Sessions ──────────────────────────────────────────────────────────────────────────────────
 
 
@@ -140,14 +154,18 @@ def test_an_idle_session_of_a_busy_caller_makes_room_for_one_that_waits() -> Non
 # ── Answers ───────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize(("kind", "status"), [("caller_busy", 429), ("sessions_busy", 503), ("no_common_version", 200)])
-def test_busy_sessions_have_a_status_of_their_own(kind: Any, status: int) -> None:
-    assert answer_status(ErrorData(code=INTERNAL_ERROR, message="", data={"kind": kind})) == status
+@pytest.mark.parametrize(("kind", "status"), [("caller_busy", 429), ("sessions_busy", 503)])
+def test_busy_sessions_have_a_status_of_their_own(kind: str, status: int) -> None:
+    found = busy_error(kind, "busy", "wait").error
+    assert answer_status(found) == status
+    assert answer_document(1, found)["error"] == {
+        "code": INTERNAL_ERROR, "message": "busy (wait)", "data": {"kind": kind, "hint": "wait"},
+    }  # fmt: skip
 
 
-@pytest.mark.parametrize("data", [None, "caller_busy", {"kind": ["caller_busy"]}])
-def test_other_errors_keep_their_status(data: Any) -> None:
-    assert answer_status(ErrorData(code=INTERNAL_ERROR, message="", data=data)) == 200
+@pytest.mark.parametrize("kind", ["caller_busy", "sessions_busy"])
+def test_attack_an_error_of_a_server_sets_no_status(kind: str) -> None:
+    assert answer_status(ErrorData(code=INTERNAL_ERROR, message="", data={"kind": kind, "status": 503})) == 200
 
 
 def test_a_caller_for_whom_there_is_no_session_gets_503_and_the_gateway_logs_it(
@@ -201,5 +219,44 @@ def test_a_call_with_a_short_time_limit_is_told_that_the_sessions_of_all_are_bus
                 await pool.exchange(pool_call(owner, params={"name": "ask"}))
             with pytest.raises(MCPError, match="all 2 sessions with the upstream server"):
                 await pool.exchange(pool_call("c"))
+
+    run(work())
+
+
+def test_a_server_that_stops_to_answer_initialize_is_named_in_the_error() -> None:
+    behind = EraServer("legacy")
+
+    async def work() -> None:
+        async with pool_of(behind, limit=0.2) as pool:
+            await pool.exchange(pool_call("a"))
+            behind.silent.add("initialize")
+            with pytest.raises(MCPError, match="the upstream server did not answer within"):
+                await pool.exchange(pool_call("b"))
+
+    run(work())
+
+
+def test_no_caller_gets_more_than_its_share_when_many_sessions_end_at_once() -> None:
+    behind = EraServer("legacy")
+
+    async def work() -> None:
+        async with pool_of(behind, most=10, seconds=20) as pool, anyio.create_task_group() as group:
+
+            async def hold(owner: str) -> None:
+                with suppress(MCPError):
+                    await pool.exchange(pool_call(owner, params={"name": "slow", "arguments": {"a": 1, "b": 2}}))
+
+            for owner in "aaaabbbbcc":
+                group.start_soon(hold, owner)
+            while behind.methods.count("tools/call") < 10:
+                await anyio.sleep(0.001)
+            for _ in range(4):
+                group.start_soon(hold, "a")
+            await anyio.wait_all_tasks_blocked()
+            for pooled in [one for one in pool._open if one.owner == B]:
+                pool._end(pooled)
+            await anyio.wait_all_tasks_blocked()
+            assert pool._places.count(A) == pool._places.share
+            group.cancel_scope.cancel()
 
     run(work())

@@ -399,7 +399,7 @@ def serve_http(gateway: McpGateway, front: GatewayOptions, held: ReloadableEngin
     from policyengine.server.status_server import StatusServer, bind_metrics_port
     from policyengine.server.workers.board import WorkerBoard
 
-    drain = Drain(STOP_SECONDS, quiet_seconds=PAUSE_SECONDS, silent_seconds=PAUSE_SECONDS)
+    drain = Drain(STOP_SECONDS, quiet_seconds=PAUSE_SECONDS, idle_seconds=PAUSE_SECONDS)
     try:
         application = http_app(gateway, front.allowed_hosts, front.public_url)
         drain.follow(application.endpoint.end_listening, application.endpoint.end_requests)

@@ -4,14 +4,8 @@ from __future__ import annotations
 
 import anyio
 
-from policyengine.install_hints import install_command
+from policyengine.integrations.mcp.busy_errors import CALLER_BUSY, busy_error
 from policyengine.integrations.mcp.clients.sessions import Owner
-from policyengine.integrations.mcp.eras import era_error
-
-try:
-    from mcp_types import INTERNAL_ERROR
-except ImportError as error:
-    raise ImportError(f"the `mcp` SDK is not installed; {install_command('mcp')}") from error
 
 
 class CallerPlaces:
@@ -37,11 +31,10 @@ class CallerPlaces:
             while (taken := self._taken.get(owner, 0)) >= self._most:
                 await self._freed.setdefault(owner, anyio.Event()).wait()
             return taken
-        raise era_error(
-            "caller_busy",
+        raise busy_error(
+            CALLER_BUSY,
             f"{self._most} requests of this caller are in progress",
             "wait until one of them has ended",
-            INTERNAL_ERROR,
         )
 
     def give_back(self, owner: Owner) -> None:

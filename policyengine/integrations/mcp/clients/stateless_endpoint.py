@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from policyengine.install_hints import install_command
+from policyengine.integrations.mcp.busy_errors import BusyErrorData
 from policyengine.integrations.mcp.clients.http_messages import head_refusal
 from policyengine.integrations.mcp.clients.http_refusals import (
     HttpRefusal,
@@ -47,7 +48,6 @@ except ImportError as error:
     raise ImportError(f"the `mcp` SDK is not installed; {install_command('mcp')}") from error
 
 WATCH_SECONDS = 0.02  # until the gateway looks whether a client has left
-BUSY_STATUS = {"caller_busy": 429, "sessions_busy": 503}  # by the kinds of errors
 STOPPED = "the gateway has stopped before the request was answered"
 NOT_A_REQUEST = "the body must be one JSON-RPC request or notification"
 
@@ -180,9 +180,7 @@ def error_refusal(error: ErrorData, id: RequestId | None) -> HttpRefusal:
 def answer_status(found: dict[str, Any] | ErrorData) -> int:
     if not isinstance(found, ErrorData):
         return 200
-    kind = found.data.get("kind") if isinstance(found.data, Mapping) else None
-    busy = BUSY_STATUS.get(kind) if isinstance(kind, str) else None
-    return ERROR_CODE_HTTP_STATUS.get(found.code, 200) if busy is None else busy
+    return found.status if isinstance(found, BusyErrorData) else ERROR_CODE_HTTP_STATUS.get(found.code, 200)
 
 
 def answer_document(id: RequestId, found: dict[str, Any] | ErrorData) -> dict[str, Any]:

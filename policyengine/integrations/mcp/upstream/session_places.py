@@ -59,11 +59,12 @@ class SessionPlaces:
 
     def is_wanted(self, owner: Owner, *, is_needed: bool) -> bool:
         """Return whether a caller should give up an idle session for one in the line. If it needs the session itself,
-        it should if it has more sessions even then."""
+        it should if it has more sessions even then, or if the other has none."""
         first = self._find_first()
         if first is None:
             return False
-        return not is_needed or self._claims(first) + 1 < self._taken[owner]
+        claims = self._claims(first)
+        return not is_needed or claims == 0 or claims + 1 < self._taken[owner]
 
     @property
     def _is_full(self) -> bool:
@@ -72,6 +73,7 @@ class SessionPlaces:
     def _serve_line(self) -> None:
         while not self._is_full and (first := self._find_first()) is not None:
             self._kept[first] += 1
+            self._line[first] = self._line.pop(first)  # behind others with as few sessions
             self._wake(first)
 
     def _find_first(self) -> Owner | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import secrets
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from policyengine.install_hints import install_command
+from policyengine.integrations.mcp.busy_errors import CALLER_BUSY, SESSIONS_BUSY, busy_error
 from policyengine.integrations.mcp.clients.request_states import foreign_state, request_digest
 from policyengine.integrations.mcp.clients.sessions import NOBODY, Owner
 from policyengine.integrations.mcp.eras import (
@@ -26,7 +28,6 @@ from policyengine.integrations.mcp.eras import (
     INPUT_METHODS,
     SUPPORTED_VERSIONS,
     Envelope,
-    era_error,
     read_envelope,
     read_meta,
     to_modern_result,
@@ -288,7 +289,7 @@ class SessionPool:
         envelope = read_envelope(call.params)
         known = {name: envelope.capabilities[name] for name in CALLER_KEYS if name in envelope.capabilities}
         key = json.dumps(known, sort_keys=True)
-        with anyio.move_on_after(self._upstream.limit):
+        with anyio.move_on_after(self._upstream.limit) as waiting:
             while True:
                 self._forget_ended()
                 idle = next((one for one in self._open if self._fits(one, call.owner, key)), None)
@@ -298,12 +299,12 @@ class SessionPool:
                 if self._places.count(call.owner) >= self._places.share and not self._end_idle(call.owner):
                     await self._wait_freed(call.owner)
                 elif await self._take_place(call.owner):
+                    waiting.deadline = math.inf  # `initialize` has a limit of its own, and another error
                     return await self._begin(call.owner, Envelope("", envelope.client_info, known), key)
-        raise era_error(
-            "caller_busy",
+        raise busy_error(
+            CALLER_BUSY,
             f"all {self._places.share} sessions of this caller with the upstream server are in use",
             "wait until a call has ended, or answer the calls that ask for input",
-            INTERNAL_ERROR,
         )
 
     async def _take_place(self, owner: Owner) -> bool:
@@ -314,12 +315,13 @@ class SessionPool:
             return True
         with anyio.move_on_after(min(self._seconds, self._upstream.limit / 2)), self._places.line(owner):
             await self._wait_freed(owner)
-            return self._places.take(owner)
+            return self._places.count(owner) < self._places.share and self._places.take(owner)
         most, callers = self._places.most, pluralize(self._places.owners, "caller")
         message = f"all {most} sessions with the upstream server are in use"
         event = {"event": "upstream_sessions_busy", "count": most}
         self._refusals.tell(logging.WARNING, "", f"a request was refused: {message}, by {callers}", **event)
-        raise era_error("sessions_busy", message, "try again when calls of others have ended", INTERNAL_ERROR)
+        hint = "try again when calls of others have ended"
+        raise busy_error(SESSIONS_BUSY, message, hint)
 
     async def _wait_freed(self, owner: Owner) -> None:
         await self._freed.setdefault(owner, anyio.Event()).wait()
