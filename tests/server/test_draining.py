@@ -383,14 +383,18 @@ def test_a_drain_calls_its_followers_once_when_it_begins_and_once_when_it_ends()
     assert calls == ["begin", "end"]
 
 
-def test_a_drain_with_short_pauses_closes_silent_connections_and_is_quiet_soon() -> None:
-    clock, silent = Held(), Client()
-    drain = Drain(10, clock=clock, quiet_seconds=0.25, silent_seconds=0.25)
-    drain.quiet([silent], 7)
+def test_a_drain_with_short_pauses_closes_idle_connections_soon_and_waits_for_heads() -> None:
+    clock, idle, half = Held(), Client(), Client()
+    half.stage = ConnectionStage.HEAD
+    drain = Drain(10, clock=clock, quiet_seconds=0.25, idle_seconds=0.25)
+    drain.quiet([idle, half], 7)
     drain.begin()
-    drain.close_silent([silent])
-    assert not drain.quiet([silent], 7)
+    drain.close_silent([idle, half])
+    assert not drain.quiet([idle, half], 7)
     clock.now += 0.25
-    drain.close_silent([silent])
-    assert silent.closed
+    drain.close_silent([idle, half])
+    assert (idle.closed, half.dropped) == (True, False)
     assert drain.quiet([], 7)
+    clock.now += 0.75
+    drain.close_silent([half])
+    assert half.dropped
