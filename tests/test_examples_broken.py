@@ -22,6 +22,7 @@ from policyengine.syntax.parse import parse
 from policyengine.testing import collect
 from policyengine.testing.report import ResultStatus
 from policyengine.testing.runner import case_results
+from tests.depth import examples, scaled
 from tests.pages import EXAMPLES
 from tests.server.authzen.asking import MANY, WRITE, caller, decisions, example
 from tests.server.authzen.test_evaluation import RULES
@@ -207,7 +208,7 @@ def test_an_unchanged_example_passes_its_tests(folder: Path) -> None:
     assert not fails(check([module_of(source) for source in sources_of(folder)]))
 
 
-@pytest.mark.parametrize(("folder", "piece"), EXPECTED[::3])
+@pytest.mark.parametrize(("folder", "piece"), EXPECTED[::6])
 def test_removing_a_part_of_an_example_fails_check_or_a_test(folder: Path, piece: Piece) -> None:
     assert is_noticed(folder, piece), f"nothing fails without `{piece.text}`"
 
@@ -218,9 +219,10 @@ def test_removing_any_part_of_an_example_fails_check_or_a_test(folder: Path, pie
     assert is_noticed(folder, piece), f"nothing fails without `{piece.text}`"
 
 
+@scaled
 @pytest.mark.parametrize("words", UNREAD)
 def test_parts_listed_as_unread_exist_and_affect_no_decision(words: str) -> None:
-    unread = [(folder, piece) for folder, piece in PIECES if piece.unread == words]
+    unread = [(folder, piece) for folder, piece in PIECES if piece.unread == words][:: examples(4, 1)]
     assert unread, f"no example says `{words}` any more"
     assert [piece.id for folder, piece in unread if is_noticed(folder, piece)] == []
 
