@@ -76,7 +76,7 @@ def started(folder: Path, lives: int) -> str:
     if not asked.exists():
         command = [sys.executable, "-m", "tests.forking", str(asked), str(lives)]
         server = subprocess.Popen(command, cwd=Path(__file__).parent.parent)
-        atexit.register(server.poll)  # holds it: it goes on for other workers, when this one has ended
+        atexit.register(setattr, server, "returncode", 0)  # holds it until then: it goes on for other workers
         while not asked.exists():
             assert server.poll() is None, "the process that forks has ended"
             time.sleep(0.01)
