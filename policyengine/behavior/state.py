@@ -539,10 +539,12 @@ def fold_waiting(known: CallerRow) -> None:
     """Change the row of a caller by the decision that waits."""
     reading = known.waiting
     if reading is not None:
-        apply_decision(
-            known.row, reading.facts, reading.tags, reading.at, reading.outcome, reading.clamped, reading.settings
-        )
-        known.waiting = None  # last: `is_unchanged` looks without a lock, and has to see this or the changed serial
+        try:
+            apply_decision(
+                known.row, reading.facts, reading.tags, reading.at, reading.outcome, reading.clamped, reading.settings
+            )
+        finally:  # after the serial has changed: `is_unchanged` looks without a lock, and has to see one of both
+            known.waiting = None
 
 
 def place_of(known: CallerRow) -> int:

@@ -4,12 +4,14 @@ from random import Random
 
 import pytest
 
+from policyengine.behavior import state
 from policyengine.behavior.events import ALLOWED, DENIED, HELD, BehaviorEvent, Caller, RequestTags, Tagger
 from policyengine.behavior.local_learner import LocalLearner
 from policyengine.behavior.reportable import ReportableDecisions
 from policyengine.behavior.row import pack_row
 from policyengine.behavior.state import MAX_WAITING, BehaviorState
 from tests.behavior.callers import DAY, GROUP, HOUR, ISSUER, KEY, SETTINGS, START, caller, jittered
+from tests.evaluator.faults import interpreted_only
 
 
 def settings_of(_):
@@ -69,6 +71,20 @@ def test_looking_at_the_rows_in_between_changes_nothing(each):
     decide(one, events)
     decide(other, events, lambda number: number % each or packed(other))
     assert packed(one) == packed(other)
+
+
+@interpreted_only
+def test_a_decision_that_cannot_be_learned_fails_one_request_and_not_all_that_follow(monkeypatch):
+    def fail(*_):
+        raise ArithmeticError
+
+    one, events = BehaviorState(Tagger(KEY)), [event for event in traffic(3) if event.caller == caller(3)]
+    decide(one, events[:2])
+    with monkeypatch.context() as patch:
+        patch.setattr(state, "apply_decision", fail)
+        with pytest.raises(ArithmeticError):
+            read(one, events[2])
+    assert [number for _, number in decide(one, events[2:4])] == [2, 3]
 
 
 def test_requests_that_are_decided_at_the_same_time_are_all_learned_in_the_order_of_their_commits():
