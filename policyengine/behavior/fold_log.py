@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -65,7 +66,7 @@ def fold_entries(
     found: Callable[[FoldedDecision], None],
     models: Mapping[str, BehaviorModel] | None,
 ) -> None:
-    callers: dict[str, Caller] = {}  # the callers of allowed decisions whose failure may be reported
+    callers: OrderedDict[str, Caller] = OrderedDict()  # the callers of allowed decisions whose failure may be reported
     state.learns = models is None
     for entry in entries:
         if isinstance(entry, OutcomeRecord):
@@ -82,7 +83,7 @@ def fold_entries(
             found(FoldedDecision(entry, logged, state.fold(event, settings_of)))
             if entry.outcome is Outcome.ALLOW:
                 if len(callers) >= MAX_REPORTABLE:
-                    del callers[next(iter(callers))]
+                    callers.popitem(last=False)
                 callers[entry.id] = event.caller
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from enum import Enum
@@ -64,8 +65,10 @@ class LogEventReader:
 
     def __init__(self, reader: BehaviorReader | None, *, names: bool = False) -> None:
         self._decisions = DecisionReader(reader, names=names)
-        self._seen: dict[str, None] = {}  # ids of decisions; each repetition of an idempotency key has its own line
-        self._callers: dict[str, Caller] = {}  # the callers of allowed decisions whose failure may be reported
+        # The ids of decisions, because each repetition of an idempotency key has its own line, and the callers of
+        # allowed decisions whose failure may be reported; oldest first.
+        self._seen: OrderedDict[str, None] = OrderedDict()
+        self._callers: OrderedDict[str, Caller] = OrderedDict()
         self.decisions = self.unidentified = self.unknown = 0
 
     def read(self, entry: LogEntry) -> RunEvent | FailureReport | None:
@@ -79,7 +82,7 @@ class LogEventReader:
         if entry.id in self._seen:
             return None
         if len(self._seen) >= MAX_REPORTABLE:
-            del self._seen[next(iter(self._seen))]
+            self._seen.popitem(last=False)
         self._seen[entry.id] = None
         self.decisions += 1
         found = self._decisions.read(entry)
@@ -89,7 +92,7 @@ class LogEventReader:
             return None
         if entry.outcome is Outcome.ALLOW:
             if len(self._callers) >= MAX_REPORTABLE:
-                del self._callers[next(iter(self._callers))]
+                self._callers.popitem(last=False)
             self._callers[entry.id] = found.event.caller
         return found
 

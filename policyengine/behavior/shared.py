@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from threading import Lock
@@ -77,7 +78,7 @@ class SharedTracker:
         self.model = EMPTY_MODEL
         self._store = store
         self._lock = Lock()
-        self._callers: dict[str, CachedCaller] = {}
+        self._callers: OrderedDict[str, CachedCaller] = OrderedDict()  # the last used caller last
         self._tagger: Tagger | None = None
         self._keys = SharedKeys(b"")
         self._releases = SharedReleases(store)
@@ -309,7 +310,7 @@ class SharedTracker:
                 self._callers[key] = known
                 known.synced = monotonic()
             if len(self._callers) > MAX_CACHED_CALLERS:
-                del self._callers[next(iter(self._callers))]
+                self._callers.popitem(last=False)
             return known
 
     # ── The model ─────────────────────────────────────────────────────────────────────────────

@@ -10,6 +10,7 @@ from policyengine.behavior.fold import ProfileSettings
 from policyengine.behavior.row import HOUR, pack_row
 from policyengine.behavior.state import BehaviorState, CallerRow
 from tests.behavior.callers import DAY, GROUP, ISSUER, KEY, SETTINGS, START, Callers, caller, class_model, jittered
+from tests.counted_order import CountedOrder
 
 
 def traffic(days=24, callers=6):
@@ -94,33 +95,6 @@ def test_the_caller_not_heard_of_for_longest_makes_room():
     state, _ = folded([BehaviorEvent(START + at, caller(number), GROUP, "GET /", 1, ALLOWED)
                        for at, number in enumerate([0, 1, 2, 0, 3])], most=3)  # fmt: skip
     assert list(state.rows) == [caller(2), caller(0), caller(3)]
-
-
-class CountedOrder(OrderedDict):
-    """An order that counts what is done with it, and each key that is visited."""
-
-    count = 0
-
-    def __iter__(self):
-        for key in super().__iter__():
-            self.count += 1
-            yield key
-
-    def __setitem__(self, key, value):
-        self.count += 1
-        super().__setitem__(key, value)
-
-    def __delitem__(self, key):
-        self.count += 1
-        super().__delitem__(key)
-
-    def move_to_end(self, key, last=True):
-        self.count += 1
-        super().move_to_end(key, last)
-
-    def pop(self, key, *default):
-        self.count += 1
-        return super().pop(key, *default)
 
 
 @pytest.mark.parametrize("is_ready", [False, True])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass
 
 from policyengine.runtime.idempotency import (
@@ -29,7 +30,8 @@ class MemoryIdempotencyKeys:
     store. The clock of the store never runs backwards, so the keys stay in order."""
 
     def __init__(self, most: int = MAX_KEYS_PER_GATEWAY) -> None:
-        self._kept: dict[str, dict[str, IdempotencyEntry]] = {}
+        # The first key of a plain dict is searched among all keys that were deleted before it.
+        self._kept: dict[str, OrderedDict[str, IdempotencyEntry]] = {}
         self._most = most
         self.evicted = EvictionLog()
 
@@ -58,11 +60,12 @@ class MemoryIdempotencyKeys:
             del self._kept[claim.gateway][claim.name]
 
     def _found(self, claim: IdempotencyClaim) -> IdempotencyEntry | None:
-        return self._kept.get(claim.gateway, {}).get(claim.name)
+        of_gateway = self._kept.get(claim.gateway)
+        return None if of_gateway is None else of_gateway.get(claim.name)
 
     def _put(self, claim: IdempotencyClaim, kept: IdempotencyEntry, now: int) -> None:
         """Append the key. Each new key evicts at most a few old ones, so that no caller waits long."""
-        of_gateway = self._kept.setdefault(claim.gateway, {})
+        of_gateway = self._kept.setdefault(claim.gateway, OrderedDict())
         of_gateway.pop(claim.name, None)
         of_gateway[claim.name] = kept
         evicted = 0

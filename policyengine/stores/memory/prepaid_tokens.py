@@ -4,6 +4,7 @@ these tokens again.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any, NamedTuple
 
 from policyengine.stores.transition import MAX_RECEIPTS_PER_RATE
@@ -21,14 +22,17 @@ class PrepaymentReceipts:
     store holds the lock."""
 
     def __init__(self) -> None:
-        self._paid: dict[Any, dict[str, PrepaidTokens]] = {}
+        # The first key of a plain dict is searched among all keys that were deleted before it; the receipts of a payer
+        # are few.
+        self._paid: OrderedDict[Any, dict[str, PrepaidTokens]] = OrderedDict()
         self._many = 0
 
     def __len__(self) -> int:
         return self._many
 
     def tokens(self, payer: Any, name: str, now: int) -> int:
-        paid = self._paid.get(payer, {}).get(name)
+        of_payer = self._paid.get(payer)
+        paid = None if of_payer is None else of_payer.get(name)
         return paid.tokens if paid is not None and paid.until > now else 0
 
     def put(self, payer: Any, name: str, paid: PrepaidTokens) -> None:
@@ -43,10 +47,12 @@ class PrepaymentReceipts:
             self.drop(first, next(iter(self._paid[first])))
 
     def drop(self, payer: Any, name: str) -> None:
-        of_payer = self._paid.get(payer, {})
+        of_payer = self._paid.get(payer)
+        if of_payer is None:
+            return
         self._many -= of_payer.pop(name, None) is not None
         if not of_payer:
-            self._paid.pop(payer, None)
+            del self._paid[payer]
 
     def forget(self, now: int) -> None:
         """Drop expired receipts."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
@@ -78,8 +79,8 @@ class MemoryStore:
         self._receipts = PrepaymentReceipts()
         self._rules: dict[object, RuleStates] = {}
         # For each decision, the end of the time in which its outcome can be reported, and its charges, which are empty
-        # after the report.
-        self._made: dict[str, tuple[int, tuple[Charge, ...]]] = {}
+        # after the report. The first key of a plain dict is searched among all keys that were deleted before it.
+        self._made: OrderedDict[str, tuple[int, tuple[Charge, ...]]] = OrderedDict()
         self._clock = self._keys = 0
         self._most, self._sweep_at = most_keys, MIN_KEYS_TO_SWEEP
         self._sweeps = SweepSchedule()
@@ -349,7 +350,7 @@ class MemoryStore:
     def _forget(self, now: int) -> None:
         """Evict everything that no longer counts."""
         self._memories.forget(now)
-        self._made = {one: made for one, made in self._made.items() if made[0] > now}
+        self._made = OrderedDict((one, made) for one, made in self._made.items() if made[0] > now)
         self._receipts.forget(now)
         for rule in self._rules.values():
             for key in [key for key, state in rule.states.items() if not is_significant(state, rule.like, now)]:
