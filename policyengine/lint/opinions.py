@@ -18,6 +18,7 @@ from policyengine.lint.rules.narrow_guards import narrower_guards
 from policyengine.lint.rules.secrets import pasted_secrets
 from policyengine.lint.rules.shared_agents import agents_of_two_issuers
 from policyengine.lint.rules.test_quality import repeated_requests, untested_endpoints
+from policyengine.lint.rules.uncounted_requests import uncounted_requests
 from policyengine.lint.rules.unlimited_delegation import no_depth, open_delegations
 from policyengine.lint.rules.unseen_absences import unseen_absences
 from policyengine.lint.rules.unused_facts import unread_facts, unused_anchors
@@ -64,6 +65,7 @@ KERNEL_RULES: tuple[Callable[[k.Kernel], Iterator[Diagnostic]], ...] = (
     unseen_absences,
     caller_chosen_keys,
     open_failures,
+    uncounted_requests,
     case_sensitive_conditions,
     find_unrestricted_agents,
     grants_of_any_issuer,

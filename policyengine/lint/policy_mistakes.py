@@ -31,6 +31,7 @@ from policyengine.lint.rules.learned_behavior import (
 from policyengine.lint.rules.letter_case import paths_differing_in_case
 from policyengine.lint.rules.loops import costly_loops
 from policyengine.lint.rules.shared_users import shared_users
+from policyengine.lint.rules.unready_classes import unready_classes
 from policyengine.lint.unused import unused_declarations
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
@@ -260,6 +261,7 @@ KERNEL_CHECKS: tuple[Callable[[k.Kernel], Iterator[Diagnostic]], ...] = (
     vain_sequence_reads,
     thresholds_out_of_range,
     escaped_clamps,
+    unready_classes,
     group_floors,
     confirms_without_approvers,
 )

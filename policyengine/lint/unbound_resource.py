@@ -14,14 +14,11 @@ from policyengine.checker.lower.context import facts_read, rule_text
 from policyengine.checker.patterns.overlap import PatternIndex, by_method, covers
 from policyengine.checker.type_names import join_words
 from policyengine.diagnostics.model import Diagnostic, RelatedLocation
+from policyengine.lint.absent_facts import Truths, limit_inputs, needs_absent_fact, possible_outcomes
 from policyengine.source import Span
 
 Rule: TypeAlias = k.Guard | k.Limit
 Block: TypeAlias = k.AgentBlock | k.UserBlock | k.AnyoneBlock
-# The values that a condition can have without a resource; None means unknown.
-Truths: TypeAlias = frozenset[bool | None]
-
-EITHER: Truths = frozenset({True, False})
 RESOURCE = ("resource",)
 MAX_ENDPOINTS_LISTED = 4  # maximum endpoints in a message or hint
 TYPE_A_CAPTURE = "give a path capture a type, `{id: invoice}`, or bind `resource` with `with resource = invoice(…)`"
@@ -65,7 +62,9 @@ def conditions_left_unknown(rule: Rule) -> Iterator[tuple[k.Expr, str]]:
     present, absent = "`resource is present and …`", "`resource is absent or …`"
     if isinstance(rule, k.Guard):
         for effect in rule.effects:
-            acts: Truths = frozenset({True}) if effect.condition is None else possible_outcomes(effect.condition)
+            acts: Truths = (
+                frozenset({True}) if effect.condition is None else possible_outcomes(effect.condition, is_resource)
+            )
             if effect.condition is not None and None in acts:
                 required = effect.words.startswith("require") or " unless " in effect.words
                 yield effect.condition, absent if required else present
@@ -73,7 +72,7 @@ def conditions_left_unknown(rule: Rule) -> Iterator[tuple[k.Expr, str]]:
             if isinstance(who, k.MemberOf) and needs_resource(who.expression) and acts != {False}:
                 yield who.expression, present
         return
-    acts = frozenset({True}) if rule.when is None else possible_outcomes(rule.when)
+    acts = frozenset({True}) if rule.when is None else possible_outcomes(rule.when, is_resource)
     if rule.when is not None and None in acts:
         yield rule.when, present
     if acts != {False}:
@@ -88,62 +87,18 @@ def counted_expressions(limit: k.Limit) -> Iterator[k.Expr]:
     """Yield the expressions that a limit needs to count. The condition of a `raise` is left out: if it is unknown, the
     raise does not act, so it cannot weaken the limit.
     """
-    yield from limit.keys
-    if isinstance(limit, k.Budget):
-        yield from (one for quota in limit.quotas for one in (quota.fact, quota.bound) if one is not None)
-        return
-    if limit.cost is not None:
-        yield limit.cost
-    if isinstance(limit.pace, k.PaceByFact):
-        yield limit.pace.count
-    yield from (one.when for one in limit.clamps)
-
-
-def possible_outcomes(node: k.Expr) -> Truths:
-    match node:
-        case k.Constant(bool() as known):
-            return frozenset({known})
-        case k.DefinitionRef(_, inner):
-            return possible_outcomes(inner)
-        case k.Not(operand):
-            return frozenset(None if one is None else not one for one in possible_outcomes(operand))
-        case k.And(items):
-            return fold_truths([possible_outcomes(item) for item in items], settles=False)
-        case k.Or(items):
-            return fold_truths([possible_outcomes(item) for item in items], settles=True)
-        case k.IsPresent(operand):
-            return frozenset({False}) if needs_resource(operand) else EITHER
-        case _:
-            return EITHER | {None} if needs_resource(node) else EITHER
-
-
-def fold_truths(items: list[Truths], *, settles: bool) -> Truths:
-    """Combine truth values: an item with the value `settles` decides; otherwise one unknown item makes the whole
-    unknown.
-    """
-    found: set[bool | None] = {settles} if any(settles in item for item in items) else set()
-    open_ones = [item - {settles} for item in items]
-    if all(open_ones):
-        if any(None in item for item in open_ones):
-            found.add(None)
-        if all((not settles) in item for item in items):
-            found.add(not settles)
-    return frozenset(found)
+    yield from limit_inputs(limit)
+    if isinstance(limit, k.Rate):
+        yield from (one.when for one in limit.clamps)
 
 
 def needs_resource(node: k.Expr) -> bool:
     """Return whether the value can be unknown without a resource."""
-    match node:
-        case k.Fact(path):
-            return path == RESOURCE
-        case k.IsPresent():
-            return False
-        case k.Default(operand, fallback):  # `else` replaces only absent values
-            return needs_resource(operand) and needs_resource(fallback)
-        case k.And() | k.Or() | k.Not() | k.DefinitionRef():
-            return None in possible_outcomes(node)
-        case _:
-            return any(map(needs_resource, k.children(node)))
+    return needs_absent_fact(node, is_resource)
+
+
+def is_resource(path: tuple[str, ...]) -> bool:
+    return path == RESOURCE
 
 
 # ── Endpoints ─────────────────────────────────────────────────────────────────────────────────

@@ -15,13 +15,13 @@ from policyengine.syntax.parse import parse
 
 AGENTS = """issuer idp { scopes none }
 scope data { GET /data/**   TOOL files/* }
-agent "bot" { issued by idp   acts alone   may POST /auth, data, POST /report, GET /status }
+agent "bot*" { issued by idp   acts alone   may POST /auth, data, POST /report, GET /status }
 """
 READS = 'guard "reads" { deny when not behavior.sequence }\n'
 
 
 def policy(order: str, rules: str = READS) -> str:
-    return f'{AGENTS}{rules}profile "p" for agent "bot" {{ {order} }}\n'
+    return f'{AGENTS}{rules}profile "p" for agent "bot*" {{ {order} }}\n'
 
 
 def found(order: str, rules: str = READS) -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ from policyengine.syntax.format import format_module
 from policyengine.syntax.parse import parse
 
 AGENTS = """issuer idp { scopes none }
-agent "bot" { issued by idp   acts alone   may GET /a, POST /b }
+agent "bot*" { issued by idp   acts alone   may GET /a, POST /b }
 agent "report-*" { issued by idp   acts alone   may GET /a }
 """
 READS = '\nguard "reads" on GET /a { warn when behavior.burst }\n'
@@ -163,7 +163,7 @@ def test_two_profiles_have_different_names() -> None:
 
 
 def test_a_rule_and_a_profile_may_share_a_name() -> None:
-    assert found('profile "p" for agent "bot" { learn 14d }\nguard "p" on GET /a { deny when behavior.burst }') == []
+    assert found('profile "p" for agent "bot*" { learn 14d }\nguard "p" on GET /a { deny when behavior.burst }') == []
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_a_rule_and_a_profile_may_share_a_name() -> None:
 )  # fmt: skip
 def test_a_profile_of_no_agent_is_reported(agents: str, known: bool) -> None:
     expected = [] if known else [("W911", f'profile "p" for {agents}')]
-    assert found(f'profile "p" for {agents} {{ learn 14d }}') == expected
+    assert [one for one in found(f'profile "p" for {agents} {{ learn 14d }}') if one[0] != "W921"] == expected
 
 
 @pytest.mark.parametrize("rule", ["", 'guard "g" on GET /a { warn when request.size > 5 }'])
@@ -186,7 +186,7 @@ def test_a_profile_without_a_rule_that_reads_a_learned_fact_is_reported(rule: st
 
 def test_an_agent_block_with_a_condition_may_be_about_any_name() -> None:
     text = 'agent where agent.model == "m" { issued by idp   acts alone   may GET /a }\n'
-    assert found(text + 'profile "p" for agent "x" { learn 14d }') == []
+    assert found(text + 'profile "p" for agent "x*" { learn 14d }') == []
 
 
 # ── Learned facts in rules ────────────────────────────────────────────────────────────────────

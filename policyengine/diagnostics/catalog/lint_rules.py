@@ -260,7 +260,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "is exempt, because a sender cannot choose its network. `address(request.ip)` is not exempt, because the "
         "owner of an IPv6 network can send from any address in it.",
         'rate "calls" per request.host { 100/1m }\n' + _DOOR,
-        'rate "calls" per (agent.id, request.host) { 100/1m }\n' + _DOOR,
+        'rate "calls" per (request.ip, request.host) { 100/1m }\n' + _DOOR,
         name="callers-key",
         opinion=True,
     ),
@@ -270,8 +270,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "`on store failure allow` lets every request through while the store is unreachable, so an attacker who can "
         "bring the store down is not limited. `local` continues to count in each process. Without `on store failure`, "
         "requests are denied while the store is unreachable.",
-        'rate "calls" per agent.id { 100/1m  on store failure allow }\n' + _DOOR,
-        'rate "calls" per agent.id { 100/1m  on store failure local }\n' + _DOOR,
+        'rate "calls" per request.ip { 100/1m  on store failure allow }\n' + _DOOR,
+        'rate "calls" per request.ip { 100/1m  on store failure local }\n' + _DOOR,
         name="open-on-failure",
         opinion=True,
     ),
@@ -361,6 +361,19 @@ CODES: tuple[DiagnosticDoc, ...] = (
         'anyone { may POST /chat }\nguard "tokens" on POST /chat {\n'
         '  require sum (past.output.tokens else 500) of POST /chat within 1h < 9_000 message "wait an hour"\n}\n',
         name="lost-report",
+        opinion=True,
+    ),
+    DiagnosticDoc(
+        "W565",
+        "a limit that denies requests without an agent",
+        "A limit denies a request if a fact that it needs, such as its key, is unknown. Requests that `anyone` or a "
+        "user block allows may have no agent, so a rate `per agent.id` denies them; in the same way, a limit "
+        "`per user.id` denies requests of agents that act alone. With `when agent.id is present`, the limit does not "
+        "apply to requests without an agent. If they are meant to be denied, a guard says so: `require agent.id is "
+        "present`.",
+        _DOOR + 'rate "calls" per agent.id { 100/1m }\n',
+        _DOOR + 'rate "calls" per agent.id when agent.id is present { 100/1m }\n',
+        name="denied-uncounted",
         opinion=True,
     ),
     DiagnosticDoc(

@@ -1,0 +1,161 @@
+"""Conditions on learned facts that never change for some agents, because their class has too few agents to be ready."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from policyengine import kernel as k
+from policyengine.checker.patterns.glob_index import GlobIndex
+from policyengine.checker.patterns.overlap import place_overlaps
+from policyengine.diagnostics.model import Diagnostic, RelatedLocation
+from policyengine.kernel.expressions import rewrite
+from policyengine.kernel.learned_facts import learned_facts, with_learned_facts
+from policyengine.lint.dead_limit_conditions import conditions_of_limits
+from policyengine.lint.rules.learned_behavior import may_share_agent, reads_habits
+from policyengine.solver.satisfiability import possible_truths
+from policyengine.source import Span
+from policyengine.typesystem import Scalar
+from policyengine.vocabulary import NEUTRAL_VALUES
+
+READY_AGENTS = 3  # minimum agents of a class that is ready
+MAX_CLASSES_LISTED = 3
+AGENT_ID = ("agent", "id")
+PROFILE_HINT = "write a pattern or a group after `for agent` that names at least three agents with the same work"
+BLOCK_HINT = 'add a profile whose pattern or group names at least three agents with the same work: `for agent "{}*"`'
+
+
+def unready_classes(kernel: k.Kernel) -> Iterator[Diagnostic]:
+    """Yield a W921 where rules read learned facts about agents whose class can never be ready: for each class once, at
+    the first of these facts.
+    """
+    if not with_learned_facts(kernel).reads_behavior:
+        return
+    left = [*small_profiles(kernel), *small_blocks(kernel)]
+    for place, condition in learned_conditions(kernel):
+        found = [one for one in left if one.meets(place, condition)]
+        if found:
+            fact = next(one for one in learned_facts(condition) if reads_habits(one))
+            yield unready_finding(fact, found)
+            left = [one for one in left if one not in found]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SmallClass:
+    """A class of fewer than three agents: its name in messages, its declaration, the hint, and what its agents may
+    use. `agent` is the name of its only agent, or None.
+    """
+
+    words: str
+    declared: str
+    span: Span
+    hint: str
+    patterns: tuple[k.Pattern, ...]
+    agent: str | None = field(default=None)
+
+    def meets(self, place: k.Place, condition: k.Expr) -> bool:
+        """Return whether a rule at the place may apply to the agents of the class."""
+        if not any(place_overlaps(place, pattern) for pattern in self.patterns):
+            return False
+        if self.agent is None or not any(isinstance(one, k.Fact) and one.path == AGENT_ID for one in k.walk(condition)):
+            return True
+        return possible_truths(condition_for_agent(condition, self.agent)) != {False}
+
+
+def unready_finding(fact: k.Fact, classes: Sequence[SmallClass]) -> Diagnostic:
+    more = len(classes) - MAX_CLASSES_LISTED
+    names = [one.words for one in classes[: MAX_CLASSES_LISTED if more > 0 else None]]
+    listed = f"{', '.join(names)} and {more} more" if more > 0 else join_listed(names)
+    value = str(NEUTRAL_VALUES[fact.path]).lower()
+    message = (
+        f"`{'.'.join(fact.path)}` is always {value} for {listed}: a class of fewer than three agents is never ready"
+    )
+    related = tuple(RelatedLocation(one.declared, one.span) for one in classes[:MAX_CLASSES_LISTED])
+    return Diagnostic("W921", message, fact.span, classes[0].hint, related)
+
+
+def join_listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+# ── Classes of few agents ─────────────────────────────────────────────────────────────────────
+
+
+def small_profiles(kernel: k.Kernel) -> Iterator[SmallClass]:
+    """Yield the profiles that fewer than three agents of each issuer have."""
+    for profile in kernel.profiles:
+        blocks = [block for block in kernel.agents if may_share_agent(profile.agents, block.who)]
+        if blocks and most_agents(profile, blocks, kernel) < READY_AGENTS:
+            only = profile.agents.name if isinstance(profile.agents, k.ExactName) else None
+            words, patterns = f"the profile `{profile.name}`", granted_to(blocks, kernel)
+            yield SmallClass(words, "the profile", profile.span, PROFILE_HINT, patterns, only)
+
+
+def most_agents(profile: k.Profile, blocks: Sequence[k.AgentBlock], kernel: k.Kernel) -> int:
+    """Return how many agents of one issuer may have the profile and be allowed a request, READY_AGENTS for any number.
+    An agent whose name has a profile of its own does not have the profile of a pattern or a group.
+    """
+    if isinstance(profile.agents, k.ExactName):
+        return 1
+    if any(block.grants for block in kernel.anyones):
+        return READY_AGENTS
+    names: dict[str, set[str]] = {}
+    for block in blocks:
+        if not isinstance(block.who, k.ExactName):
+            return READY_AGENTS
+        for issuer in issuers_of(block):
+            names.setdefault(issuer, set()).add(block.who.name)
+    return max(map(len, names.values()), default=0)
+
+
+def small_blocks(kernel: k.Kernel) -> Iterator[SmallClass]:
+    """Yield the agents that an agent block names and that have no profile. Any agent may be in a group."""
+    if any(isinstance(profile.agents, k.InGroup) for profile in kernel.profiles):
+        return
+    named: dict[str, list[k.AgentBlock]] = {}
+    others: GlobIndex[k.AgentBlock] = GlobIndex()
+    for block in kernel.agents:
+        if isinstance(block.who, k.ExactName):
+            named.setdefault(block.who.name, []).append(block)
+        else:
+            others.add(block.who.glob if isinstance(block.who, k.NamePattern) else "*", block)
+    for name, blocks in named.items():
+        who = blocks[0].who
+        if not any(may_share_agent(profile.agents, who) for profile in kernel.profiles):
+            more = [block for _, block in others.near(name) if may_share_agent(k.ExactName(name), block.who)]
+            hint = BLOCK_HINT.format(name.rstrip("0123456789"))
+            patterns = granted_to([*blocks, *more], kernel)
+            yield SmallClass(f"`{blocks[0].label}`", "the agent block", blocks[0].span, hint, patterns, name)
+
+
+def issuers_of(block: k.AgentBlock) -> Iterator[str]:
+    for requirement in block.requirements:
+        if isinstance(requirement, k.IssuedBy):
+            yield from requirement.issuers
+
+
+def granted_to(blocks: Sequence[k.AgentBlock], kernel: k.Kernel) -> tuple[k.Pattern, ...]:
+    granting: tuple[k.AgentBlock | k.AnyoneBlock, ...] = (*blocks, *kernel.anyones)
+    return tuple(dict.fromkeys(one.pattern for block in granting for grant in block.grants for one in grant.openings))
+
+
+# ── Rules that read learned facts ─────────────────────────────────────────────────────────────
+
+
+def learned_conditions(kernel: k.Kernel) -> Iterator[tuple[k.Place, k.Expr]]:
+    """Yield each condition that reads a fact which is neutral until the caller is ready, with the place of its rule."""
+    for guard in kernel.guards:
+        for effect in guard.effects:
+            if effect.condition is not None and reads_habits(effect.condition):
+                yield guard.place, effect.condition
+    yield from ((limit.place, one) for limit, one, _ in conditions_of_limits(kernel) if reads_habits(one))
+
+
+def condition_for_agent(condition: k.Expr, name: str) -> k.Expr:
+    """Return the condition for an agent of this name."""
+
+    def known(part: k.Expr) -> k.Expr | None:
+        is_name = isinstance(part, k.Fact) and part.path == AGENT_ID
+        return k.Constant(name, Scalar.STRING, span=part.span) if is_name else None
+
+    return rewrite(condition, known)
