@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from policyengine import kernel as k
 from policyengine.checker.patterns.glob_index import GlobIndex
@@ -21,7 +22,8 @@ from policyengine.vocabulary import NEUTRAL_VALUES
 READY_AGENTS = 3  # minimum agents of a class that is ready
 MAX_CLASSES_LISTED = 3
 AGENT_ID = ("agent", "id")
-PROFILE_HINT = "write a pattern or a group after `for agent` that names at least three agents with the same work"
+DECIDED = ("==", "!=", "has", "like")  # relations whose result follows from the name
+PROFILE_HINT = "write a pattern or a group after `for` that names at least three agents with the same work"
 BLOCK_HINT = 'add a profile whose pattern or group names at least three agents with the same work: `for agent "{}*"`'
 
 
@@ -57,9 +59,7 @@ class SmallClass:
         """Return whether a rule at the place may apply to the agents of the class."""
         if not any(place_overlaps(place, pattern) for pattern in self.patterns):
             return False
-        if self.agent is None or not any(isinstance(one, k.Fact) and one.path == AGENT_ID for one in k.walk(condition)):
-            return True
-        return possible_truths(condition_for_agent(condition, self.agent)) != {False}
+        return self.agent is None or may_be_about(condition, self.agent)
 
 
 def unready_finding(fact: k.Fact, classes: Sequence[SmallClass]) -> Diagnostic:
@@ -151,11 +151,37 @@ def learned_conditions(kernel: k.Kernel) -> Iterator[tuple[k.Place, k.Expr]]:
     yield from ((limit.place, one) for limit, one, _ in conditions_of_limits(kernel) if reads_habits(one))
 
 
+def may_be_about(condition: k.Expr, name: str) -> bool:
+    """Return whether a condition may be true or unknown for an agent of this name; False if that is not certain,
+    because the condition tests the name with a function.
+    """
+    tests = [one for one in k.walk(condition) if isinstance(one, k.Relation) and tested_name(one) is not None]
+    reads = [one for one in k.walk(condition) if is_agent_name(one)]
+    if len(reads) > len(tests):
+        return False
+    return not reads or possible_truths(condition_for_agent(condition, name)) != {False}
+
+
 def condition_for_agent(condition: k.Expr, name: str) -> k.Expr:
-    """Return the condition for an agent of this name."""
+    """Return the condition with the results of the comparisons of the agent's name."""
 
-    def known(part: k.Expr) -> k.Expr | None:
-        is_name = isinstance(part, k.Fact) and part.path == AGENT_ID
-        return k.Constant(name, Scalar.STRING, span=part.span) if is_name else None
+    def result(part: k.Expr) -> k.Expr | None:
+        other = tested_name(part) if isinstance(part, k.Relation) else None
+        if not isinstance(part, k.Relation) or other is None:
+            return None
+        left, right = (name if is_agent_name(one) else other for one in (part.left, part.right))
+        return k.Constant(part.row.holds(left, right), Scalar.BOOL, span=part.span)
 
-    return rewrite(condition, known)
+    return rewrite(condition, result)
+
+
+def tested_name(relation: k.Relation) -> Any:
+    """Return the constant with which a relation compares the name of the agent; None for other relations."""
+    for fact, other in ((relation.left, relation.right), (relation.right, relation.left)):
+        if is_agent_name(fact) and isinstance(other, k.Constant) and relation.operator in DECIDED:
+            return other.value
+    return None
+
+
+def is_agent_name(part: k.Expr) -> bool:
+    return isinstance(part, k.Fact) and part.path == AGENT_ID
