@@ -14,7 +14,10 @@ ARCHIVIST = (
     'agent "archivist" { # lint: allow no-lifetime, static-key because it is attested instead\n'
     "  issued by acme\n  acts for any user\n"
 )
-USERS = 'user where user.roles has "clerk" { may invoices.write, invoices.delete, refunds.create }\n'
+USERS = (
+    'user where user.roles has "clerk" and agent.id is present { '
+    "may invoices.write, invoices.delete, refunds.create }\n"
+)
 ELSEWHERE = "narrow the rule to `refunds.create`, or declare the fact for its place"
 
 # What is replaced (once), by what; then the code, the underlined text and the hint.
@@ -100,7 +103,7 @@ BREAKS: dict[str, tuple[str, str, str, str, str]] = {
         "or request.ip within internal", "or request.ip within internal and same_tenant", "E227", "and",
         "write `(a and b) or c`, or `a and (b or c)`"),
     "single quotes": (
-        'has "clerk" { may', "has 'clerk' { may", "E106", "'", 'write `"…"`'),
+        'has "clerk" and agent.id', "has 'clerk' and agent.id", "E106", "'", 'write `"…"`'),
     "a text without its end": (
         "more than 10,000 at once\"", "more than 10,000 at once", "E105", '"',
         "close it with `\"`; write a line break as `\\n`"),
@@ -115,7 +118,7 @@ BREAKS: dict[str, tuple[str, str, str, str, str]] = {
     "`when` for `where`": (
         "user where user.roles", "user when user.roles", "E115", "when", "did you mean `where`?"),
     "`contains` for `has`": (
-        'roles has "clerk" { may', 'roles contains "clerk" { may', "E115", "contains", "did you mean `has`?"),
+        'has "clerk" and agent.id', 'contains "clerk" and agent.id', "E115", "contains", "did you mean `has`?"),
     # types
     "a text for a number": (
         "body.amount > 500", 'body.amount > "500"', "E220", 'body.amount > "500"', "write a number without quotes"),

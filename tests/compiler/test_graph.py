@@ -61,7 +61,7 @@ def test_a_drawing_leads_from_the_endpoint_to_the_method_to_the_caller_to_the_ru
     refunds = at(root, "paths", "/v1", "/invoices", "/{id: invoice}", "/refunds", "POST")
     assert labels(refunds) == [
         'agent "invoice-bot"',
-        'user where user.roles has "clerk"',
+        'user where user.roles has "clerk" and agent.id is present',
         'guard "large refunds need a human"',
         'guard "no money by night"',
         'budget "daily refunds"',

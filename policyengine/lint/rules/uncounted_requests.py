@@ -46,8 +46,8 @@ def acts_alone(block: k.AgentBlock) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class SubjectGrants:
-    """What is granted to one kind of requests: those in which the facts of the roots `absent` are absent. `barred` are
-    the places where a guard denies all of them. They can be counted by the fact `key`.
+    """The grants for one kind of requests, in which the facts of the roots `absent` are absent. `barred` are the places
+    where a guard denies all of these requests. The fact `key` can count them.
     """
 
     absent: frozenset[str]

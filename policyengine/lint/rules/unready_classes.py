@@ -14,6 +14,7 @@ from policyengine.kernel.expressions import rewrite
 from policyengine.kernel.learned_facts import learned_facts, with_learned_facts
 from policyengine.lint.dead_limit_conditions import conditions_of_limits
 from policyengine.lint.rules.learned_behavior import may_share_agent, reads_habits
+from policyengine.lint.rules.shared_users import issuers_of
 from policyengine.solver.satisfiability import possible_truths
 from policyengine.source import Span
 from policyengine.typesystem import Scalar
@@ -126,12 +127,6 @@ def small_blocks(kernel: k.Kernel) -> Iterator[SmallClass]:
             hint = BLOCK_HINT.format(name.rstrip("0123456789"))
             patterns = granted_to([*blocks, *more], kernel)
             yield SmallClass(f"`{blocks[0].label}`", "the agent block", blocks[0].span, hint, patterns, name)
-
-
-def issuers_of(block: k.AgentBlock) -> Iterator[str]:
-    for requirement in block.requirements:
-        if isinstance(requirement, k.IssuedBy):
-            yield from requirement.issuers
 
 
 def granted_to(blocks: Sequence[k.AgentBlock], kernel: k.Kernel) -> tuple[k.Pattern, ...]:
