@@ -57,6 +57,14 @@ def test_a_limit_per_user_where_agents_act_alone_is_reported() -> None:
     assert "another budget `per agent.id`" in str(found.hint)
 
 
+def test_at_most_four_endpoints_are_listed() -> None:
+    doors = "anyone { may " + ", ".join(f"GET /{letter}" for letter in "abcdef") + " }\n"
+    [found] = findings(doors + RATE)
+    assert found.message.endswith("at `GET /a`, `GET /b`, `GET /c`, `GET /d` and others")
+    [found] = findings(doors.replace(", GET /e, GET /f", "") + RATE)
+    assert found.message.endswith("at `GET /a`, `GET /b`, `GET /c` and `GET /d`")
+
+
 @pytest.mark.parametrize(
     ("limit", "needed"),
     [

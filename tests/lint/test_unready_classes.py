@@ -107,6 +107,16 @@ def test_a_profile_is_reported_only_if_it_is_certain_that_few_agents_have_it(
     assert [one.related[0].message for one in findings(agents + profile + BURST)] == ["the profile"] * reported
 
 
+def test_an_agent_with_a_profile_of_its_own_does_not_have_the_profile_of_a_pattern() -> None:
+    own = 'profile "own" for agent "bot-0" { learn 7d }\n'
+    assert [one.message.split(":")[0] for one in findings(bots(3) + PATTERN + own + BURST)] == [
+        "`behavior.burst` is always false for the profile `p` and the profile `own`"
+    ]
+    assert [one.message.split(":")[0] for one in findings(bots(4) + PATTERN + own + BURST)] == [
+        "`behavior.burst` is always false for the profile `own`"
+    ]
+
+
 OTHERS = ['like "x-*"', '== "x-1"', 'in ["x-1", "x-2"]', '!= "bot"', 'matches "x-[0-9]+"']
 
 

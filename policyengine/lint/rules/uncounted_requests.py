@@ -5,19 +5,22 @@ counts.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import islice
 
 from policyengine import kernel as k
 from policyengine.checker.patterns.overlap import PatternIndex, place_covers
-from policyengine.diagnostics.model import Diagnostic, RelatedLocation
+from policyengine.checker.type_names import join_words
+from policyengine.diagnostics.model import BoundExceededError, Diagnostic, RelatedLocation
 from policyengine.lint.absent_facts import is_unknown, limit_inputs, possible_outcomes
 from policyengine.lint.dead_rules import Block
 from policyengine.lint.unbound_resource import (
+    MAX_ENDPOINTS_LISTED,
     CoveredEndpoint,
     GrantedEndpoint,
     endpoint_texts,
     endpoints_in,
-    list_endpoints,
 )
 
 AGENT, USER = "agent", "user"
@@ -28,12 +31,14 @@ def uncounted_requests(kernel: k.Kernel) -> Iterator[Diagnostic]:
     """Yield a W565 for each limit that denies requests without an agent, or without a user, where a grant allows such
     requests.
     """
-    if kernel.limits:
-        subjects = [
-            SubjectGrants.of(kernel, frozenset({AGENT, USER}), kernel.anyones, "request.ip"),
-            SubjectGrants.of(kernel, frozenset({AGENT}), kernel.users, "user.id"),
-            SubjectGrants.of(kernel, frozenset({USER}), [one for one in kernel.agents if acts_alone(one)], "agent.id"),
-        ]
+    if not kernel.limits:
+        return
+    subjects = [
+        SubjectGrants.of(kernel, frozenset({AGENT, USER}), kernel.anyones, "request.ip"),
+        SubjectGrants.of(kernel, frozenset({AGENT}), kernel.users, "user.id"),
+        SubjectGrants.of(kernel, frozenset({USER}), [one for one in kernel.agents if acts_alone(one)], "agent.id"),
+    ]
+    with suppress(BoundExceededError):  # too many rules for an optional finding
         for limit in kernel.limits:
             for root in (AGENT, USER):
                 found = (subject.finding(limit, root) for subject in subjects if root in subject.absent)
@@ -52,21 +57,23 @@ class SubjectGrants:
 
     absent: frozenset[str]
     doors: PatternIndex[GrantedEndpoint]
-    barred: tuple[k.Place, ...]
+    barred: BarredPlaces
     key: str
 
     @staticmethod
     def of(kernel: k.Kernel, absent: frozenset[str], blocks: Sequence[Block], key: str) -> SubjectGrants:
         doors = PatternIndex[GrantedEndpoint]()
-        found = SubjectGrants(absent, doors, (), key)
+        found = SubjectGrants(absent, doors, BarredPlaces(), key)
         for block in blocks:
             conditions = () if isinstance(block, k.AnyoneBlock) else (getattr(block.who, "condition", None),)
             for grant in block.grants:
                 if all(found.may_hold(condition) for condition in (*conditions, grant.when)):
                     for pattern in dict.fromkeys(opening.pattern for opening in grant.openings):
                         doors.add(pattern, GrantedEndpoint(pattern, block.label))
-        barred = [guard.place for guard in kernel.guards if any(map(found.is_denied_by, guard.effects))]
-        return SubjectGrants(absent, doors, tuple(barred), key)
+        for guard in kernel.guards:
+            if any(map(found.is_denied_by, guard.effects)):
+                found.barred.add(guard.place)
+        return found
 
     def is_absent(self, path: tuple[str, ...]) -> bool:
         return path[0] in self.absent
@@ -87,12 +94,32 @@ class SubjectGrants:
         missing = next((one for one in limit_inputs(limit) if is_unknown(one, lambda path: path[0] == root)), None)
         if missing is None:
             return None
-        denied = [one for one in endpoints_in(limit.place, self.doors) if not self.is_barred(one)]
+        open_ones = (one for one in endpoints_in(limit.place, self.doors) if not self.barred.covers(one.piece))
+        denied = list(islice(open_ones, MAX_ENDPOINTS_LISTED + 1))
         return uncounted_finding(limit, missing, root, denied, self.key) if denied else None
 
-    def is_barred(self, endpoint: CoveredEndpoint) -> bool:
-        place = k.Place((endpoint.piece,), span=endpoint.piece.span)
-        return any(place_covers(barred, place) for barred in self.barred)
+
+@dataclass(slots=True)
+class BarredPlaces:
+    """The places where guards deny every request of one kind. `known` has the answers about endpoints."""
+
+    everywhere: list[k.Place] = field(default_factory=list)
+    index: PatternIndex[k.Place] = field(default_factory=PatternIndex)
+    known: dict[k.Pattern, bool] = field(default_factory=dict)
+
+    def add(self, place: k.Place) -> None:
+        if place.patterns is None:
+            self.everywhere.append(place)
+        for pattern in dict.fromkeys(place.patterns or ()):
+            self.index.add(pattern, place)
+
+    def covers(self, piece: k.Pattern) -> bool:
+        """Return whether one of the places covers all endpoints of the pattern."""
+        if piece not in self.known:
+            place = k.Place((piece,), span=piece.span)
+            near = (*self.everywhere, *self.index.overlapping(piece))
+            self.known[piece] = any(place_covers(barred, place) for barred in near)
+        return self.known[piece]
 
 
 def uncounted_finding(
@@ -101,10 +128,10 @@ def uncounted_finding(
     word, without = "budget" if isinstance(limit, k.Budget) else "rate", ARTICLES[root]
     endpoints = endpoint_texts(denied)
     door = next(one.door for one in denied if one.text == endpoints[0])
+    listed = join_words(endpoints) if len(denied) <= MAX_ENDPOINTS_LISTED else f"{quoted(endpoints)} and others"
     message = (
         f"requests without {without} are denied here: the {word} `{limit.name}` needs "
-        f"`{' '.join(missing.span.text.split())}`, and `{door.label}` allows such requests at "
-        f"{list_endpoints(endpoints)}"
+        f"`{' '.join(missing.span.text.split())}`, and `{door.label}` allows such requests at {listed}"
     )
     present = f"{root}.id is present" if limit.when is None else f"{root}.id is present and …"
     hint = (
@@ -113,3 +140,7 @@ def uncounted_finding(
     )
     where = RelatedLocation(f"{door.label} allows requests without {without}", door.pattern.span)
     return Diagnostic("W565", message, missing.span, hint, (where,))
+
+
+def quoted(endpoints: Sequence[str]) -> str:
+    return ", ".join(f"`{one}`" for one in endpoints[:MAX_ENDPOINTS_LISTED])

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from policyengine import kernel as k
 from policyengine.checker.patterns.glob_index import GlobIndex
-from policyengine.checker.patterns.overlap import place_overlaps
-from policyengine.diagnostics.model import Diagnostic, RelatedLocation
+from policyengine.checker.patterns.overlap import PatternIndex, place_overlaps
+from policyengine.diagnostics.model import BoundExceededError, Diagnostic, RelatedLocation
 from policyengine.kernel.expressions import rewrite
 from policyengine.kernel.learned_facts import learned_facts, with_learned_facts
+from policyengine.lint.absent_facts import possible_outcomes
 from policyengine.lint.dead_limit_conditions import conditions_of_limits
 from policyengine.lint.rules.learned_behavior import may_share_agent, reads_habits
 from policyengine.lint.rules.shared_users import issuers_of
-from policyengine.solver.satisfiability import possible_truths
 from policyengine.source import Span
 from policyengine.typesystem import Scalar
 from policyengine.vocabulary import NEUTRAL_VALUES
 
 READY_AGENTS = 3  # minimum agents of a class that is ready
 MAX_CLASSES_LISTED = 3
+MAX_CLASSES_COMPARED = 500  # more classes are not compared with a rule that tests names
 AGENT_ID = ("agent", "id")
 DECIDED = ("==", "!=", "has", "like")  # relations whose result follows from the name
 PROFILE_HINT = "write a pattern or a group after `for` that names at least three agents with the same work"
@@ -34,19 +36,22 @@ def unready_classes(kernel: k.Kernel) -> Iterator[Diagnostic]:
     """
     if not with_learned_facts(kernel).reads_behavior:
         return
-    left = [*small_profiles(kernel), *small_blocks(kernel)]
-    for place, condition in learned_conditions(kernel):
-        found = [one for one in left if one.meets(place, condition)]
-        if found:
-            fact = next(one for one in learned_facts(condition) if reads_habits(one))
-            yield unready_finding(fact, found)
-            left = [one for one in left if one not in found]
+    left = dict.fromkeys([*small_profiles(kernel), *small_blocks(kernel)])
+    index, common = index_classes(left), granted_by(kernel.anyones)
+    with suppress(BoundExceededError):  # too many rules for an optional finding
+        for place, condition in learned_conditions(kernel):
+            near = left if any(place_overlaps(place, one) for one in common) else classes_at(place, index)
+            found = classes_of_rule([one for one in near if one in left], condition)
+            if found:
+                fact = next(one for one in learned_facts(condition) if reads_habits(one))
+                yield unready_finding(fact, found)
+                left = {one: None for one in left if one not in found}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SmallClass:
-    """A class of fewer than three agents: its name in messages, its declaration, the hint, and what its agents may
-    use. `agent` is the name of its only agent, or None.
+    """A class of fewer than three agents: its name in messages, its declaration, the hint, and what agent blocks grant
+    to its agents. `agent` is the name of its only agent, or None.
     """
 
     words: str
@@ -56,11 +61,35 @@ class SmallClass:
     patterns: tuple[k.Pattern, ...]
     agent: str | None = field(default=None)
 
-    def meets(self, place: k.Place, condition: k.Expr) -> bool:
-        """Return whether a rule at the place may apply to the agents of the class."""
-        if not any(place_overlaps(place, pattern) for pattern in self.patterns):
-            return False
-        return self.agent is None or may_be_about(condition, self.agent)
+
+ClassIndex: TypeAlias = PatternIndex[tuple[k.Pattern, SmallClass]]
+
+
+def index_classes(classes: Iterable[SmallClass]) -> ClassIndex:
+    index = ClassIndex()
+    for one in classes:
+        for pattern in one.patterns:
+            index.add(pattern, (pattern, one))
+    return index
+
+
+def classes_at(place: k.Place, index: ClassIndex) -> dict[SmallClass, None]:
+    """Return the classes whose agents have a grant at the place."""
+    found = (item for pattern in place.patterns or (None,) for item in index.overlapping(pattern))
+    return {one: None for pattern, one in found if place_overlaps(place, pattern)}
+
+
+def classes_of_rule(classes: Sequence[SmallClass], condition: k.Expr) -> list[SmallClass]:
+    """Return the classes to which a rule with the condition may apply; none if the condition tests the names of agents
+    in a way that cannot be decided, or if there are too many of them.
+    """
+    reads = sum(is_agent_name(one) for one in k.walk(condition))
+    tests = sum(isinstance(one, k.Relation) and tested_name(one) is not None for one in k.walk(condition))
+    if reads == 0:
+        return list(classes)
+    if reads > tests or len(classes) > MAX_CLASSES_COMPARED:
+        return []
+    return [one for one in classes if one.agent is None or may_be_about(condition, one.agent)]
 
 
 def unready_finding(fact: k.Fact, classes: Sequence[SmallClass]) -> Diagnostic:
@@ -88,7 +117,7 @@ def small_profiles(kernel: k.Kernel) -> Iterator[SmallClass]:
         blocks = [block for block in kernel.agents if may_share_agent(profile.agents, block.who)]
         if blocks and most_agents(profile, blocks, kernel) < READY_AGENTS:
             only = profile.agents.name if isinstance(profile.agents, k.ExactName) else None
-            words, patterns = f"the profile `{profile.name}`", granted_to(blocks, kernel)
+            words, patterns = f"the profile `{profile.name}`", granted_by(blocks)
             yield SmallClass(words, "the profile", profile.span, PROFILE_HINT, patterns, only)
 
 
@@ -100,12 +129,13 @@ def most_agents(profile: k.Profile, blocks: Sequence[k.AgentBlock], kernel: k.Ke
         return 1
     if any(block.grants for block in kernel.anyones):
         return READY_AGENTS
+    apart = {one.agents.name for one in kernel.profiles if isinstance(one.agents, k.ExactName)}
     names: dict[str, set[str]] = {}
     for block in blocks:
         if not isinstance(block.who, k.ExactName):
             return READY_AGENTS
         for issuer in issuers_of(block):
-            names.setdefault(issuer, set()).add(block.who.name)
+            names.setdefault(issuer, set()).update({block.who.name} - apart)
     return max(map(len, names.values()), default=0)
 
 
@@ -125,13 +155,12 @@ def small_blocks(kernel: k.Kernel) -> Iterator[SmallClass]:
         if not any(may_share_agent(profile.agents, who) for profile in kernel.profiles):
             more = [block for _, block in others.near(name) if may_share_agent(k.ExactName(name), block.who)]
             hint = BLOCK_HINT.format(name.rstrip("0123456789"))
-            patterns = granted_to([*blocks, *more], kernel)
+            patterns = granted_by([*blocks, *more])
             yield SmallClass(f"`{blocks[0].label}`", "the agent block", blocks[0].span, hint, patterns, name)
 
 
-def granted_to(blocks: Sequence[k.AgentBlock], kernel: k.Kernel) -> tuple[k.Pattern, ...]:
-    granting: tuple[k.AgentBlock | k.AnyoneBlock, ...] = (*blocks, *kernel.anyones)
-    return tuple(dict.fromkeys(one.pattern for block in granting for grant in block.grants for one in grant.openings))
+def granted_by(blocks: Sequence[k.AgentBlock | k.AnyoneBlock]) -> tuple[k.Pattern, ...]:
+    return tuple(dict.fromkeys(one.pattern for block in blocks for grant in block.grants for one in grant.openings))
 
 
 # ── Rules that read learned facts ─────────────────────────────────────────────────────────────
@@ -147,14 +176,8 @@ def learned_conditions(kernel: k.Kernel) -> Iterator[tuple[k.Place, k.Expr]]:
 
 
 def may_be_about(condition: k.Expr, name: str) -> bool:
-    """Return whether a condition may be true or unknown for an agent of this name; False if that is not certain,
-    because the condition tests the name with a function.
-    """
-    tests = [one for one in k.walk(condition) if isinstance(one, k.Relation) and tested_name(one) is not None]
-    reads = [one for one in k.walk(condition) if is_agent_name(one)]
-    if len(reads) > len(tests):
-        return False
-    return not reads or possible_truths(condition_for_agent(condition, name)) != {False}
+    """Return whether a condition may be true or unknown for an agent of this name."""
+    return possible_outcomes(condition_for_agent(condition, name), lambda path: False) != {False}
 
 
 def condition_for_agent(condition: k.Expr, name: str) -> k.Expr:
