@@ -24,6 +24,7 @@ from policyengine.lint.unbound_resource import (
 )
 
 AGENT, USER = "agent", "user"
+MAX_ENDPOINTS_COMPARED = 100  # the first endpoints of a limit, of which the message lists a few
 ARTICLES = {AGENT: "an agent", USER: "a user"}
 
 
@@ -95,7 +96,7 @@ class SubjectGrants:
         if missing is None:
             return None
         open_ones = (one for one in endpoints_in(limit.place, self.doors) if not self.barred.covers(one.piece))
-        denied = list(islice(open_ones, MAX_ENDPOINTS_LISTED + 1))
+        denied = list(islice(open_ones, MAX_ENDPOINTS_COMPARED))
         return uncounted_finding(limit, missing, root, denied, self.key) if denied else None
 
 
@@ -128,7 +129,7 @@ def uncounted_finding(
     word, without = "budget" if isinstance(limit, k.Budget) else "rate", ARTICLES[root]
     endpoints = endpoint_texts(denied)
     door = next(one.door for one in denied if one.text == endpoints[0])
-    listed = join_words(endpoints) if len(denied) <= MAX_ENDPOINTS_LISTED else f"{quoted(endpoints)} and others"
+    listed = join_words(endpoints) if len(endpoints) <= MAX_ENDPOINTS_LISTED else f"{quoted(endpoints)} and others"
     message = (
         f"requests without {without} are denied here: the {word} `{limit.name}` needs "
         f"`{' '.join(missing.span.text.split())}`, and `{door.label}` allows such requests at {listed}"

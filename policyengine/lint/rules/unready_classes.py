@@ -67,9 +67,9 @@ ClassIndex: TypeAlias = PatternIndex[tuple[k.Pattern, SmallClass]]
 
 def index_classes(classes: Iterable[SmallClass]) -> ClassIndex:
     index = ClassIndex()
-    for one in classes:
-        for pattern in one.patterns:
-            index.add(pattern, (pattern, one))
+    for small in classes:
+        for pattern in small.patterns:
+            index.add(pattern, (pattern, small))
     return index
 
 
