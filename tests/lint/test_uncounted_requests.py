@@ -44,7 +44,13 @@ def test_a_rate_per_agent_where_anyone_may_call_is_reported() -> None:
 def test_a_rate_per_agent_where_users_may_call_is_reported() -> None:
     [found] = findings(USER + SERVING.replace("users unrestricted", "") + RATE)
     assert found.message.endswith("needs `agent.id`, and `user any` allows such requests at `GET /notes`")
-    assert "another rate `per user.id`" in str(found.hint)
+    assert str(found.hint).startswith(
+        "if users act only by agents, write `agent.id is present` in the condition of their block; otherwise, write "
+        "`when agent.id is present` to let requests without an agent pass uncounted, and count them in another rate "
+        "`per user.id`"
+    )
+    by_agents = USER.replace("user any", "user where agent.id is present")
+    assert findings(by_agents + SERVING.replace("users unrestricted", "") + RATE) == []
 
 
 def test_a_limit_per_user_where_agents_act_alone_is_reported() -> None:
@@ -140,7 +146,7 @@ def test_reported_requests_are_denied_and_the_hint_allows_them(
 ) -> None:
     asked = {"request": {"method": "GET", "path": "/feed" if door == ANYONE else "/notes"}, **question}
     [found] = findings(door + limit)
-    present = str(found.hint).split("`")[1]
+    present = next(one for one in str(found.hint).split("`") if one.startswith("when "))
     mended = limit.replace(" {", f" {present} {{")
     assert findings(door + mended) == []
     outcomes = [Engine.from_text(HEAD + door + one).decide(asked).outcome for one in (limit, mended)]

@@ -24,6 +24,7 @@ from policyengine.lint.unbound_resource import (
 )
 
 AGENT, USER = "agent", "user"
+USER_KEY = "user.id"
 MAX_ENDPOINTS_COMPARED = 100  # the first endpoints of a limit, of which the message lists a few
 ARTICLES = {AGENT: "an agent", USER: "a user"}
 
@@ -36,7 +37,7 @@ def uncounted_requests(kernel: k.Kernel) -> Iterator[Diagnostic]:
         return
     subjects = [
         SubjectGrants.of(kernel, frozenset({AGENT, USER}), kernel.anyones, "request.ip"),
-        SubjectGrants.of(kernel, frozenset({AGENT}), kernel.users, "user.id"),
+        SubjectGrants.of(kernel, frozenset({AGENT}), kernel.users, USER_KEY),
         SubjectGrants.of(kernel, frozenset({USER}), [one for one in kernel.agents if acts_alone(one)], "agent.id"),
     ]
     with suppress(BoundExceededError):  # too many rules for an optional finding
@@ -139,6 +140,9 @@ def uncounted_finding(
         f"write `when {present}` to let requests without {without} pass uncounted, and count them in another {word} "
         f"`per {key}`; or narrow the {word} to other endpoints with `on …`"
     )
+    if root == AGENT and key == USER_KEY:
+        narrow = "if users act only by agents, write `agent.id is present` in the condition of their block"
+        hint = f"{narrow}; otherwise, {hint}"
     where = RelatedLocation(f"{door.label} allows requests without {without}", door.pattern.span)
     return Diagnostic("W565", message, missing.span, hint, (where,))
 
