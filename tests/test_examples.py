@@ -22,11 +22,13 @@ from policyengine.testing import RunReport, collect, run
 from policyengine.testing.coverage import measure
 from policyengine.testing.mutation import mutate
 from policyengine.testing.report import CaseResult
+from tests.depth import examples, scaled
 from tests.pages import CHECKOUT, EXAMPLES, blocks, commands
 
 FOLDERS = sorted(path for path in EXAMPLES.iterdir() if path.is_dir())
 FILES = sorted(EXAMPLES.rglob("*.policy"))
 GATES = set(Gate) - {Gate.FAILURE, Gate.HALTED}  # an operator halts, and no example does
+MUTANTS = examples(40, 10_000)  # of one example: in `make test-deep` all of them
 each = pytest.mark.parametrize("folder", [pytest.param(folder, id=folder.name) for folder in FOLDERS])
 
 
@@ -76,9 +78,10 @@ def test_the_tests_of_an_example_have_full_coverage(folder: Path) -> None:
     assert [f"{point.span.at}: {point.words}" for point in missing] == []
 
 
+@scaled
 @each
 def test_the_tests_of_an_example_kill_or_explain_every_mutant(folder: Path) -> None:
-    report = mutate(checked(folder))
+    report = mutate(checked(folder), limit=MUTANTS)
     assert report.ok, report.render()
 
 

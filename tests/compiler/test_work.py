@@ -29,7 +29,7 @@ from tests.generate.requests import approved
 from tests.spec.deciding import NOW, bot, directory, kernel, question, spending
 from tests.spec.test_work import HEAD, PAIRS, asked, guard, ints, steps
 
-POLICIES, QUESTIONS = examples(8, 16), 40
+POLICIES, QUESTIONS = examples(8, 16), examples(26, 40)
 
 
 @scaled
@@ -200,12 +200,13 @@ def chained(random: Random) -> dict[str, object]:
     return question("POST /x", **bot(random.choice(["a", "ab", "b"]), scopes=["s"]), chain={"hops": hops})
 
 
+@scaled
 @pytest.mark.parametrize("most", [10, 60, 200, 200_000])
 def test_chains_are_decided_as_specified_whatever_the_bound(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The evaluator counts only blocks that may be about an agent of the chain."""
     monkeypatch.setattr(work, "MAX_STEPS", most)
     random, tested, outcomes = Random(most), engine(CHAINED), set()
-    for _ in range(150):
+    for _ in range(examples(100, 300)):
         question = chained(random)
         (expected, effects), (found, done) = spending(CHAINED, question), resumed(tested, question)
         assert done == effects
@@ -249,8 +250,9 @@ def engine_of_many_blocks(from_bundle: bool) -> Engine:
     return tested
 
 
-@pytest.mark.parametrize("hop", HOPS)
-@pytest.mark.parametrize("from_bundle", [False, True])
+@pytest.mark.parametrize(
+    ("hop", "from_bundle"), [*((hop, False) for hop in HOPS), *((hop, True) for hop in ("many groups", "a name"))]
+)
 def test_blocks_that_may_match_a_hop_count_whatever_its_name_and_groups(hop: str, from_bundle: bool) -> None:
     tested = engine_of_many_blocks(from_bundle)
     hops = [{"issuer": "acme", "scopes": ["s"], **HOPS[hop]}] * 32
@@ -326,7 +328,7 @@ def test_approvals_rows_chains_and_history_are_counted_as_specified(most: int, m
     monkeypatch.setattr(work, "MAX_STEPS", most)
     random, later, longest = Random(most), deque[Asking](), 80 if most > 500 else 12
     stepped = Stepped.of(Setting(None, [], kernel(COMBINED), directory(ROWS)))  # type: ignore[arg-type]
-    for minute in range(examples(100, 200)):
+    for minute in range(examples(85, 200)):
         now = NOW + timedelta(minutes=minute // 3)
         asking = later.popleft() if later and random.random() < 0.5 else Asking(combined(random, longest), now)
         if stepped.compare(asking) == Outcome.CONFIRM:

@@ -26,6 +26,7 @@ from policyengine.runtime.snapshot import Snapshot
 from policyengine.spec.evaluate import build_facts
 from policyengine.spec.reference import trace_request
 from policyengine.stores.memory.store import MemoryStore
+from tests.depth import examples, scaled
 from tests.generate.cases import cases
 from tests.halts.halting import BEGIN, HOUR, POLICY, Clock, create, outcome, question
 
@@ -70,7 +71,8 @@ def test_the_message_never_names_the_operator_or_the_scope() -> None:
     assert engine.explain(question()).render().splitlines()[-1].startswith("✗ halted — halted until")
 
 
-@pytest.mark.parametrize("first", range(0, 40, 10))
+@scaled
+@pytest.mark.parametrize("first", range(0, examples(20, 80), 10))
 def test_evaluator_and_specification_halt_alike(first: int) -> None:
     """Generated policies, requests and halts: the same decision, whichever of both finds the halt."""
     draw, halted = Random(first), 0
