@@ -15,6 +15,7 @@ from policyengine.engine import Engine
 from policyengine.server import BearerTokenError, create_app, serve
 from policyengine.server.app import status_app
 from tests.halts.halting import HOUR, POLICY, SharedStore, create, question
+from tests.processes import wait_until
 from tests.server.conftest import BY_ENVOY
 from tests.server.processes import started
 
@@ -268,8 +269,8 @@ def test_workers_with_a_store_in_memory_halt_together(tmp_path: Path) -> None:
         with SocketClient(path, timeout=20) as client:
             assert str(client.decide(question()).gate) == "halted"
         halt = halted.json()["halt"]["id"]
-        while httpx.delete(f"{url}/halt/{halt}?reason=mended", headers=headers(OPS)).status_code != 404:
-            pass
+        lift = f"{url}/halt/{halt}?reason=mended"
+        wait_until(lambda: httpx.delete(lift, headers=headers(OPS)).status_code == 404)
         while gates != {None}:
             gates = {decided(url) for _ in range(20)}
 

@@ -21,6 +21,7 @@ from policyengine.engine import Engine
 from policyengine.integrations.asgi import PolicyMiddleware
 from policyengine.integrations.fastapi import Policies
 from policyengine.server import create_app
+from tests.processes import wait_until
 from tests.server.conftest import client_of
 from tests.server.processes import started
 from tests.server.test_log import SERVE as SERVE_COMMAND
@@ -241,8 +242,7 @@ def test_each_process_of_a_server_records_its_start_and_its_stop(tmp_path: Path,
     with started(SEVERAL, str(tmp_path), str(workers)) as (_, process):
         with SocketClient(tmp_path / "s", timeout=30) as client:
             assert client.decide(ASKED).allowed
-        while len(system(tmp_path / "log")) < workers:
-            assert process.poll() is None
+        wait_until(lambda: len(system(tmp_path / "log")) >= workers)
         process.terminate()
         assert process.wait(20) in (0, -signal.SIGTERM)
     found = system(tmp_path / "log")
@@ -262,12 +262,10 @@ def test_a_reload_of_several_workers_is_recorded_once(tmp_path: Path) -> None:
     with started(SERVE_COMMAND, "serve", str(policies), "--format", "json", *options) as (_, process):
         policies.write_text(policies.read_text().replace("GET /health", "GET /health, GET /more"))
         process.send_signal(signal.SIGHUP)
-        while not any(one.event == "reload" for one in system(log)):
-            assert process.poll() is None
+        wait_until(lambda: any(one.event == "reload" for one in system(log)))
         policies.write_text("nonsense")
         process.send_signal(signal.SIGHUP)
-        while not any(one.event == "reload_refused" for one in system(log)):
-            assert process.poll() is None
+        wait_until(lambda: any(one.event == "reload_refused" for one in system(log)))
     found = [one for one in system(log) if one.event.startswith("reload")]
     assert [one.event for one in found] == ["reload", "reload_refused"]
     assert found[0].details["changes"] == ["block `anyone` of shop changed, at p.policy:3"]
