@@ -94,21 +94,19 @@ def cases(seed: int, questions: int = 12) -> Iterator[Case]:
 
 def shrunk(case: Case, fails: Callable[[Case], bool]) -> Case:
     """Return a smaller case that still fails, without unnecessary declarations, rows and members of the question."""
-    progress = True
-    while progress:
-        progress = False
-        for smaller in _smaller(case):
-            if fails(smaller):
-                case, progress = smaller, True
-                break
+    before = None
+    while case is not before:
+        before = case
+        for declaration in [one for file in case.policy.files for one in file.declarations]:
+            without = case.policy.without(declaration)
+            if kernel_of(without) is not None and fails(smaller := replace(case, policy=without)):
+                case = smaller
+        while (found := next(filter(fails, _smaller(case)), None)) is not None:
+            case = found
     return case
 
 
 def _smaller(case: Case) -> Iterator[Case]:
-    for declaration in [one for file in case.policy.files for one in file.declarations]:
-        without = case.policy.without(declaration)
-        if kernel_of(without) is not None:
-            yield replace(case, policy=without)
     for index in range(len(case.rows)):
         yield replace(case, rows=case.rows[:index] + case.rows[index + 1 :])
     for root, members in case.question.items():
