@@ -358,7 +358,7 @@ def read_facts(
         slow, fast = min(slow, MAX_LEVEL), min(fast, MAX_LEVEL)
     endpoint, is_new, has_new_shape = tags.endpoint, False, False
     if not settings.released:
-        is_new = endpoint not in row.seen and endpoint not in known.seen
+        is_new = endpoint != row.latest_endpoint and endpoint not in row.seen and endpoint not in known.seen
         if tags.shape and not is_new:
             is_new = has_new_shape = is_new_shape(row, known.model, tags.shape)
     automaton, sequence, step = settings.automaton, True, START
@@ -369,10 +369,8 @@ def read_facts(
         return CallerFacts(False, 500, False, 0, 0, is_new, slow, fast, denied, 0, 0, sequence, step, has_new_shape)
     margin, burst = known.margin_slow, False
     if margin and not settings.released:
-        burst = (slow + denied) * MARGIN_UNIT > PEAK_UNIT * highest_usual(row.base_slow, row.ceiling_slow, margin)
-        burst = burst or fast * MARGIN_UNIT > PEAK_UNIT * highest_usual(
-            row.base_fast, row.ceiling_fast, known.margin_fast
-        )
+        burst = slow + denied > highest_level(row.base_slow, row.ceiling_slow, margin)
+        burst = burst or fast > highest_level(row.base_fast, row.ceiling_fast, known.margin_fast)
     if burst:
         most_slow, most_fast = MAX_CEILINGS * PEAK_UNIT * row.ceiling_slow, MAX_CEILINGS * PEAK_UNIT * row.ceiling_fast
         slow, fast, denied = min(slow, most_slow), min(fast, most_fast), min(denied, most_slow)
@@ -398,6 +396,12 @@ def highest_usual(base: int, ceiling: int, margin: int) -> int:
         return least
     most = ceiling * MAX_LIMIT
     return usual if usual < most else most
+
+
+def highest_level(base: int, ceiling: int, margin: int) -> int:
+    """Return the highest level that is no burst. Levels are compared with it, and not multiplied themselves, because
+    compiled code takes long for the product of a large number."""
+    return PEAK_UNIT * highest_usual(base, ceiling, margin) // MARGIN_UNIT
 
 
 def set_limits(row: BehaviorRow, settings: ProfileSettings) -> None:
@@ -502,9 +506,11 @@ def apply_decision(
 
 def learn_peaks(row: BehaviorRow, slow: int, fast: int) -> None:
     """Learn levels that are the highest of the day."""
-    place = 2 * (row.hour // HOURS_OF_DAY % DAYS_KEPT)
-    row.peaks[place] = row.peak_slow = max(slow, row.peak_slow)
-    row.peaks[place + 1] = row.peak_fast = max(fast, row.peak_fast)
+    if slow > row.peak_slow:
+        row.peak_slow = slow
+    if fast > row.peak_fast:
+        row.peak_fast = fast
+    row.has_new_peaks = True
 
 
 def apply_failure(row: BehaviorRow) -> None:
@@ -541,10 +547,14 @@ def count_run(row: BehaviorRow, at: int, run: int, settings: ProfileSettings) ->
 
 def learn_endpoint(row: BehaviorRow, endpoint: int) -> None:
     """Remember that the caller uses the endpoint. If there are too many, drop the least recently used endpoint."""
+    day = row.hour // HOURS_OF_DAY
+    if endpoint == row.latest_endpoint and day == row.latest_day:
+        return
     seen = row.seen
     if len(seen) >= MAX_SEEN and endpoint not in seen:
         drop_oldest(seen)
-    seen[endpoint] = row.hour // HOURS_OF_DAY
+    seen[endpoint] = day
+    row.latest_endpoint, row.latest_day = endpoint, day
 
 
 def drop_oldest(seen: dict[int, int]) -> None:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from threading import Lock
 from typing import Final, Protocol
 
@@ -57,14 +56,22 @@ class LocalLearner:
         return self.state.tagger.tag(text)
 
     def read(
-        self, caller: Caller, group: str, tags: RequestTags, at: int, settings: ProfileSettings, settings_of: SettingsOf
+        self,
+        caller: Caller,
+        group: str,
+        tags: RequestTags,
+        at: int,
+        settings: ProfileSettings,
+        settings_of: SettingsOf,
+        known: CallerRow | None = None,
     ) -> LocalSnapshot:
-        """Read the facts of a request. `settings` are those of the class."""
+        """Read the facts of a request. `settings` are those of the class, and `known` is the `known` member of an
+        earlier snapshot of the caller, if there is one."""
         state = self.state
         self._acquire()  # `with` takes 40 ns more in compiled code
         try:
             state.learns = state.count <= self.most_inline
-            known, row, current, facts = state.look_up(caller, group, tags, at, settings, settings_of)
+            known, row, current, facts = state.look_up(caller, group, tags, at, settings, settings_of, known)
             return LocalSnapshot(
                 self, settings_of, caller, group, current, tags, at, row, row.serial, state.model, facts, known
             )
@@ -165,7 +172,7 @@ class LocalSnapshot(CallerSnapshot):
         """Return whether the request still has the learned facts with which it was decided."""
         return self._learner.is_current(self)
 
-    def settle(self, decision: str, standings: Sequence[LimitState]) -> None:
+    def settle(self, decision: str, standings: tuple[LimitState, ...]) -> None:
         """Learn from the decision with this key, in the step in which its limits have these states."""
         admitted, clamped = True, False
         for standing in standings:

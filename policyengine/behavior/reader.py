@@ -7,7 +7,6 @@ from datetime import timedelta
 from typing import Any, Final, Protocol, TypeAlias
 
 import msgspec
-from msgspec.structs import replace
 
 from policyengine import kernel as k
 from policyengine.behavior.events import (
@@ -24,15 +23,16 @@ from policyengine.behavior.events import (
 from policyengine.behavior.fold import CallerFacts, ProfileSettings
 from policyengine.behavior.local_learner import LocalLearner, LocalSnapshot
 from policyengine.behavior.shape import NO_SHAPE, structure_tag
-from policyengine.behavior.state import CallerSnapshot, SettingsOf
+from policyengine.behavior.state import CallerRow, CallerSnapshot, SettingsOf
 from policyengine.checker.patterns.step_letters import order_automaton
 from policyengine.compiler.endpoint_patterns import EndpointPatterns
 from policyengine.evaluator.program import PolicyProgram
+from policyengine.evaluator.verdicts import NO_EFFECTS
 from policyengine.kernel.learned_facts import learned_fact_names, reads_groups
 from policyengine.kernel.sequence_automaton import NO_LETTER, distinct_steps
 from policyengine.runtime.behavior import CallerCharge
 from policyengine.runtime.current_caller import outcome_key
-from policyengine.runtime.decision import Decision, Effects, Gate, Outcome, RateState
+from policyengine.runtime.decision import Answer, Decision, Effects, Gate, Outcome, RateState
 from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, MalformedEndpoint, ToolEndpoint
 from policyengine.runtime.fact_access import fact_at
 from policyengine.runtime.patterns import Glob
@@ -112,9 +112,11 @@ class BehaviorReader:
             return None
         profile, learner = found.profile, self._learner
         tags, at = self.tags_of(request, profile), event_time(moment)
-        if learner is not None:
-            return learner.read(found.caller, found.group, tags, at, profile.settings, self.settings_of)
-        return self.tracker.read(found.caller, found.group, tags, at, profile.settings, self.settings_of)
+        if learner is None:
+            return self.tracker.read(found.caller, found.group, tags, at, profile.settings, self.settings_of)
+        reading = learner.read(found.caller, found.group, tags, at, profile.settings, self.settings_of, found.known)
+        found.known = reading.known
+        return reading
 
     def peek(self, request: Request, moment: int) -> LearnedFacts | None:
         """Return the facts of a request that is only tried: nothing is learned from it. Raises StoreError."""
@@ -223,14 +225,19 @@ class BehaviorReader:
 
     # ── After a decision ──────────────────────────────────────────────────────────────────────
 
-    def add_charge(self, reading: CallerSnapshot, decision: Decision, effects: Effects) -> Effects:
-        """Return the effects of a decision with what its commit changes."""
-        charge = self.charge(reading, decision)
-        return effects if charge is None else replace(effects, behavior=charge)
+    def add_charge(self, reading: CallerSnapshot, answer: Answer, effects: Effects) -> Effects:
+        """Return the effects of a decision with this answer, with what its commit changes. The effects themselves are
+        changed, because a copy takes longer."""
+        charge = self.charge(reading, answer)
+        if charge is None:
+            return effects
+        if effects is NO_EFFECTS:  # which all decisions without effects share
+            return Effects(behavior=charge)
+        effects.behavior = charge
+        return effects
 
-    def charge(self, reading: CallerSnapshot, decision: Decision) -> CallerCharge | None:
-        """Return what the commit of a decision changes; None if nothing is learned from it."""
-        answer = decision.answer
+    def charge(self, reading: CallerSnapshot, answer: Answer) -> CallerCharge | None:
+        """Return what the commit of a decision with this answer changes; None if nothing is learned from it."""
         gate, outcome = answer.gate, answer.outcome
         if gate is not None and gate in UNIDENTIFIED:
             return None
@@ -268,7 +275,7 @@ class BehaviorReader:
 
     def learn(self, reading: CallerSnapshot, decision: Decision) -> None:
         """Learn from a final decision that no store commits."""
-        charge = self.charge(reading, decision)
+        charge = self.charge(reading, decision.answer)
         if isinstance(charge, LocalSnapshot):
             charge.learn(outcome_key(decision.id), True, has_clamp(decision))
 
@@ -320,15 +327,17 @@ class CallerProfile:
 
 
 class IdentifiedCaller:
-    """A caller, its class and its profile, with the names in the request by which it was found."""
+    """A caller, its class and its profile, with the names in the request by which it was found. `known` is what the
+    state of this process keeps about the caller, once it was read."""
 
-    __slots__ = ("caller", "group", "names", "profile")
+    __slots__ = ("caller", "group", "known", "names", "profile")
 
     def __init__(self, caller: Caller, group: str, profile: CallerProfile, names: CallerNames) -> None:
         self.caller = caller
         self.group = group
         self.profile = profile
         self.names = names
+        self.known: CallerRow | None = None
 
     def has_names(self, issuer: str, instance: str, named: tuple[str, ...]) -> bool:
         """Return whether an agent of the same name has this issuer, this instance and these groups."""

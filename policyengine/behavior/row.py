@@ -94,16 +94,18 @@ class BehaviorRow:
     had. A new version of the caller keeps it.
 
     `pace`, the ceilings and the bases are computed from the other fields for the hour `limits_hour`; `peak_slow` and
-    `peak_fast` are the peaks of its day. They are not packed.
+    `peak_fast` are the peaks of its day, and `has_new_peaks` is whether `peaks` does not contain them yet.
+    `latest_endpoint` is the endpoint that was learned last, and `latest_day` its day in `seen`; -1 if unknown. They are
+    not packed.
     """
 
     __slots__ = (
-        "base_fast", "base_slow", "ceiling_fast", "ceiling_slow", "context", "days", "errors", "excess", "fall_hour",
-        "gain_day", "gains", "gram_counts", "gram_total", "grams", "hour", "hour_alarm", "hour_count", "is_flagged",
-        "level_at", "level_denied", "level_fast", "level_slow", "limits_hour", "novelty", "pace", "paces", "peak_fast",
-        "peak_slow", "peaks",
-        "ratios", "ready_day", "run_last", "run_length", "run_tag", "runs", "scored", "scores", "seen", "serial",
-        "shapes", "step_machine", "step_state", "surprise", "top_fast", "top_slow", "trust", "worst",
+        "_peaks", "base_fast", "base_slow", "ceiling_fast", "ceiling_slow", "context", "days", "errors", "excess",
+        "fall_hour", "gain_day", "gains", "gram_counts", "gram_total", "grams", "has_new_peaks", "hour", "hour_alarm",
+        "hour_count", "is_flagged", "latest_day", "latest_endpoint", "level_at", "level_denied", "level_fast",
+        "level_slow", "limits_hour", "novelty", "pace", "paces", "peak_fast", "peak_slow", "ratios",
+        "ready_day", "run_last", "run_length", "run_tag", "runs", "scored", "scores", "seen", "serial", "shapes",
+        "step_machine", "step_state", "surprise", "top_fast", "top_slow", "trust", "worst",
     )  # fmt: skip
 
     def __init__(self, at: int) -> None:
@@ -128,7 +130,8 @@ class BehaviorRow:
         self.run_last = 0
         self.run_length = 0
         self.paces = array("I", _NO_PACES)  # arrays take much less memory than lists
-        self.peaks = array("I", _NO_DAYS)
+        self._peaks = array("I", _NO_DAYS)
+        self.has_new_peaks = False
         self.ratios = array("H", _NO_DAYS)
         self.top_slow = 0
         self.top_fast = 0
@@ -136,6 +139,8 @@ class BehaviorRow:
         self.level_fast = 0
         self.level_denied = 0
         self.seen: dict[int, int] = {}
+        self.latest_endpoint = -1
+        self.latest_day = -1
         self.shapes: dict[int, int] = {}
         self.grams = array("H")
         self.gram_counts = bytearray()
@@ -158,6 +163,20 @@ class BehaviorRow:
         self.base_fast = 0
         self.peak_slow = 0
         self.peak_fast = 0
+
+    @property
+    def peaks(self) -> array[int]:
+        """The learned levels of each day. Those of today are put into the array when it is read, because most of them
+        are soon replaced, and to put a number into an array takes long."""
+        if self.has_new_peaks:
+            place = 2 * (self.limits_hour // HOURS_OF_DAY % DAYS_KEPT)
+            self._peaks[place], self._peaks[place + 1] = self.peak_slow, self.peak_fast
+            self.has_new_peaks = False
+        return self._peaks
+
+    @peaks.setter
+    def peaks(self, peaks: array[int]) -> None:
+        self._peaks, self.has_new_peaks = peaks, False
 
     def copy(self) -> BehaviorRow:
         """Return a row with the same content."""

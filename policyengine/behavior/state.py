@@ -32,6 +32,7 @@ USUAL: Final = ProfileSettings()
 MAX_WAITING: Final = 1_000  # decisions that rows do not contain yet
 NO_INSTANCES: Final[dict[Caller, None]] = {}  # never changed
 NO_KNOWN_CLASS: Final = KnownClass(NO_CLASS)
+NO_ROW: Final = BehaviorRow(0)  # never changed
 
 SettingsOf = Callable[[str], ProfileSettings]  # the settings of a class
 CLAMPED: Final = 1
@@ -258,17 +259,25 @@ class BehaviorState:
         return CallerSnapshot(caller, group, settings, tags, at, row, row.serial, self.model, facts, known)
 
     def look_up(
-        self, caller: Caller, group: str, tags: RequestTags, at: int, settings: ProfileSettings, settings_of: SettingsOf
+        self,
+        caller: Caller,
+        group: str,
+        tags: RequestTags,
+        at: int,
+        settings: ProfileSettings,
+        settings_of: SettingsOf,
+        known: CallerRow | None = None,
     ) -> tuple[CallerRow | None, BehaviorRow, ProfileSettings, CallerFacts]:
-        """Return what is known about a caller, its row, the settings at the time of a request, and its facts."""
+        """Return what is known about a caller, its row, the settings at the time of a request, and its facts. `known`
+        is the known caller of an earlier request, which need not be searched again."""
         if at // DAY != self.learned_day:
             self.learn_if_due(at, settings_of)
         if self.releases:
             settings = self.settings_at(settings, group, at)
         if settings.groups and self.searches_inline and self.searches and self.is_search_due(at):
             self.search_groups(at)
-        rows: dict[Caller, CallerRow] = self._rows  # compiled code calls methods of other classes slowly
-        known = rows.get(caller)
+        if known is None or known.is_dropped:
+            known = self._rows.get(caller)
         if known is None or known.row.hour != at // HOUR:
             row = self.row_to_read(caller, at, settings)
         else:
@@ -481,7 +490,7 @@ class BehaviorState:
         known = self._rows.pop(caller, None)
         if known is None:
             return False
-        known.is_dropped = True
+        known.is_dropped, known.row = True, NO_ROW  # others may still refer to a dropped caller
         return True
 
     def forget(self, wanted: Callable[[Caller], bool]) -> int:

@@ -27,7 +27,7 @@ from policyengine.evaluator.verdicts import NO_EFFECTS
 from policyengine.explain.explanation import Explanation, explain
 from policyengine.halts.control import HaltControl
 from policyengine.identity.verified import PROVABLE_ROOTS
-from policyengine.kernel import Deny, Fact, Kernel, walk
+from policyengine.kernel import Deny, Fact, Kernel, Rate, walk
 from policyengine.runtime.current_caller import outcome_key
 from policyengine.runtime.decision import Decision, Effects, Gate, Obligation, OpenedApproval, Outcome
 from policyengine.runtime.history import History, WindowKey
@@ -114,9 +114,15 @@ class Decider:
         self.keeps_proofs = keeps_proofs  # whether drafts of idempotent decisions contain proved facts
         self._makes_ids = ids is new_id  # computed from the time and a serial number when first read
         self._recorder = recorder
-        self.behavior: BehaviorReader | None = None  # set by the engine, if the policies read learned facts
+        self.behavior: BehaviorReader | None = None  # used if the policies read learned facts
+        self._finishes_learning = self._has_floors = False
         self._approval_settings = approvals
         self.compiled = self._compile(entities, Evaluator(kernel, entities, tree=tree))
+
+    def use_behavior(self, behavior: BehaviorReader) -> None:
+        """Read and learn the behavior of callers from now on."""
+        self.behavior, self._finishes_learning = behavior, behavior.needs_finish
+        self._has_floors = any(isinstance(limit, Rate) and limit.floor is not None for limit in self.kernel.limits)
 
     @cached_property
     def desk(self) -> ApprovalDesk:
@@ -190,10 +196,10 @@ class Decider:
             decision, effects, state, asked = self._resolve_granted(compiled, request, moment, facts)
             if self.halting.current is not halts:
                 continue  # the halts changed while the decision was made
-            if facts is not None and GROUP_SIZE in facts and has_parts(effects):
+            if facts is not None and self._has_floors and GROUP_SIZE in facts and has_parts(effects):
                 effects = choose_parts(self.store, effects, outcome_key(decision.id), moment // 1_000)
             if behavior is not None and read is not None:
-                effects = behavior.add_charge(read, decision, effects)
+                effects = behavior.add_charge(read, decision.answer, effects)
             spent, history = state.spent, state.members
             if claim is not None:
                 past = history if behavior is None or facts is None else history + behavior.encode(read)
@@ -203,7 +209,7 @@ class Decider:
             charge = effects.behavior
             if effects is NO_EFFECTS or not effects:
                 if behavior is not None:
-                    if behavior.needs_finish and facts is not None:
+                    if self._finishes_learning and facts is not None:
                         history += behavior.finish(read, charge, decision)
                     if self._recorder.observer is not None:
                         self._note_conditions(compiled, asked or request, decision, state, read, charge, moment)
@@ -214,7 +220,7 @@ class Decider:
             if result is not None:
                 decision = apply_charges(decision, effects, result)
                 if behavior is not None:
-                    if behavior.needs_finish and facts is not None:
+                    if self._finishes_learning and facts is not None:
                         history += behavior.finish(read, charge, decision, key)
                     if self._recorder.observer is not None:
                         self._note_conditions(compiled, asked or request, decision, state, read, charge, moment)

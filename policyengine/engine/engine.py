@@ -598,7 +598,8 @@ class Engine:
         program = self.decider.compiled.evaluator.program
         logs = self.log is not None
         reader = BehaviorReader(self.kernel, self._patterns, program, tracker, logs=logs)
-        self.decider.behavior = self._outcomes.behavior = reader
+        self.decider.use_behavior(reader)
+        self._outcomes.behavior = reader
 
     @property
     def observing(self) -> Observe | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 from msgspec import Struct
@@ -20,7 +19,7 @@ class LocalBehavior(Protocol):
         """Return whether the request still has the learned facts with which it was decided."""
         ...
 
-    def settle(self, decision: str, standings: Sequence[LimitState]) -> None:
+    def settle(self, decision: str, standings: tuple[LimitState, ...]) -> None:
         """Learn from the decision with this key. `standings` are the states of its limits after the step: whether they
         admit it, and whether a clamp reduced a rate."""
         ...
@@ -103,7 +102,7 @@ class BehaviorCharge(Struct):
         """Raise TypeError: a memory store is not shared by processes."""
         raise TypeError("a memory store is not shared by processes")
 
-    def settle(self, decision: str, standings: Sequence[LimitState]) -> None:
+    def settle(self, decision: str, standings: tuple[LimitState, ...]) -> None:
         """Raise TypeError, as `is_current` does."""
         self.is_current()
 

@@ -414,7 +414,7 @@ class OpenedApproval(Struct, frozen=True):
     approvers: ApproverSet
 
 
-class Effects(Struct, frozen=True):
+class Effects(Struct):
     """The state changes of a decision, which the store commits in one atomic step or not at all.
 
     An allow charges all `limits` and spends the approvals `spends` (ids). A confirm, which `opens` approvals, needs
@@ -423,7 +423,7 @@ class Effects(Struct, frozen=True):
     count denials are charged for every outcome. `records` go into the history. The commit requires that the histories
     in `relied` still have these versions, and that the `claim` to the idempotency key still holds; the decision is
     stored under that key. `excess` is a message to the operator if the decision took too many steps. `behavior` is the
-    change of the caller's learned behavior, for every outcome.
+    change of the caller's learned behavior, for every outcome: the only member that is added afterwards.
     """
 
     spends: tuple[str, ...] = ()

@@ -110,7 +110,7 @@ class MemoryStore:
                 return None
             settled = self._commit(effects, decision, now, peek=False)
             if settled is not None:
-                behavior.settle(decision, settled.standings)
+                behavior.settle(decision, settled[0])
             return settled
 
     def claim(self, claim: IdempotencyClaim, now: int) -> IdempotencyRecord | None:
