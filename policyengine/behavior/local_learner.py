@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-from threading import Lock
 from typing import Final, Protocol
 
 from policyengine.behavior.compiled_class import mypyc_attr
 from policyengine.behavior.events import ALLOWED, HELD, Caller, RequestTags
 from policyengine.behavior.fold import ALARM_FACTS, FLAGGED, CallerFacts, ProfileSettings
+from policyengine.behavior.learner_lock import make_lock
 from policyengine.behavior.model import BehaviorModel
 from policyengine.behavior.reportable import ReportableDecisions
 from policyengine.behavior.row import BehaviorRow
@@ -40,8 +40,7 @@ class LocalLearner:
 
     def __init__(self, state: BehaviorState, thread: StartedThread, *, saved: bool) -> None:
         self.state, self.thread, self.saved = state, thread, saved
-        self.lock = Lock()
-        self._acquire, self._release = self.lock.acquire, self.lock.release  # found once, because decisions call them
+        self.lock = make_lock()
         self.counts = dict.fromkeys(ALARM_FACTS, 0)
         self.reportable = ReportableDecisions()
         self.latest: CallerSnapshot | None = None
@@ -68,7 +67,8 @@ class LocalLearner:
         """Read the facts of a request. `settings` are those of the class, and `known` is the `known` member of an
         earlier snapshot of the caller, if there is one."""
         state = self.state
-        self._acquire()  # `with` takes 40 ns more in compiled code
+        lock = self.lock
+        lock.acquire()  # `with` takes longer in compiled code
         try:
             state.learns = state.count <= self.most_inline
             known, row, current, facts = state.look_up(caller, group, tags, at, settings, settings_of, known)
@@ -76,7 +76,7 @@ class LocalLearner:
                 self, settings_of, caller, group, current, tags, at, row, row.serial, state.model, facts, known
             )
         finally:
-            self._release()
+            lock.release()
 
     def peek(self, caller: Caller, group: str, settings: ProfileSettings, tags: RequestTags, at: int) -> CallerFacts:
         """Return the facts of a request that is only tried, possibly at another time. Nothing changes."""
@@ -107,8 +107,8 @@ class LocalLearner:
     ) -> int:
         """Learn from a decision, and return the number of its event in the row of the caller. `decision` is the key of
         an allowed decision, whose caller is remembered until a failure is reported."""
-        facts, state = reading.facts, self.state
-        self._acquire()
+        facts, state, lock = reading.facts, self.state, self.lock
+        lock.acquire()
         try:
             if facts.ready and (facts.burst or facts.is_new or facts.deviation > FLAGGED):
                 self.counts["burst"] += facts.burst
@@ -119,7 +119,7 @@ class LocalLearner:
             if decision:
                 self.reportable.add(decision, reading.caller)
         finally:
-            self._release()
+            lock.release()
         searches = reading.settings.groups and not state.searches_inline
         if (self.saved or not state.learns or searches) and not self.thread.is_running:
             self.thread.start()

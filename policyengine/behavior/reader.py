@@ -32,7 +32,7 @@ from policyengine.kernel.learned_facts import learned_fact_names, reads_groups
 from policyengine.kernel.sequence_automaton import NO_LETTER, distinct_steps
 from policyengine.runtime.behavior import CallerCharge
 from policyengine.runtime.current_caller import outcome_key
-from policyengine.runtime.decision import Answer, Decision, Effects, Gate, Outcome, RateState
+from policyengine.runtime.decision import Decision, Effects, Gate, Outcome, RateState
 from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, MalformedEndpoint, ToolEndpoint
 from policyengine.runtime.fact_access import fact_at
 from policyengine.runtime.patterns import Glob
@@ -52,6 +52,7 @@ OUTCOMES: Final = {Outcome.ALLOW: ALLOWED, Outcome.DENY: DENIED, Outcome.CONFIRM
 # Decisions at these gates are about unknown callers or about no caller, or they say nothing about the caller.
 UNIDENTIFIED: Final = frozenset({Gate.MALFORMED_PATH, Gate.HALTED, Gate.IDENTITY, Gate.FAILURE})
 FAILED_STATUS: Final = 400  # and above
+NO_GROUPS: Final[tuple[str, ...]] = ()
 UNREADABLE_MEMBER: Final = b'"behavior":{"unreadable":true},'
 
 
@@ -140,11 +141,11 @@ class BehaviorReader:
             issuer = credential_issuer(request)
         if type(instance) is not str:
             instance = ""
-        if self._issuers and issuer not in self._issuers:
-            return None
-        named = self.classes.named_among(agent.get("groups")) if self.classes.names_groups else ()
+        named = self.classes.named_among(agent.get("groups")) if self.classes.names_groups else NO_GROUPS
         found = self._latest_of.get(name)  # most agents have one instance
         if found is None or not found.has_names(issuer, instance, named):
+            if self._issuers and issuer not in self._issuers:
+                return None
             found = self._find(issuer, name, instance, named)
         fact = found.profile.version
         if fact is None:
@@ -225,10 +226,10 @@ class BehaviorReader:
 
     # ── After a decision ──────────────────────────────────────────────────────────────────────
 
-    def add_charge(self, reading: CallerSnapshot, answer: Answer, effects: Effects) -> Effects:
-        """Return the effects of a decision with this answer, with what its commit changes. The effects themselves are
-        changed, because a copy takes longer."""
-        charge = self.charge(reading, answer)
+    def add_charge(self, reading: CallerSnapshot, gate: Gate | None, outcome: Outcome, effects: Effects) -> Effects:
+        """Return the effects of a decision with this gate and outcome, with what its commit changes. The effects
+        themselves are changed, because a copy takes longer."""
+        charge = self.charge(reading, gate, outcome)
         if charge is None:
             return effects
         if effects is NO_EFFECTS:  # which all decisions without effects share
@@ -236,9 +237,9 @@ class BehaviorReader:
         effects.behavior = charge
         return effects
 
-    def charge(self, reading: CallerSnapshot, answer: Answer) -> CallerCharge | None:
-        """Return what the commit of a decision with this answer changes; None if nothing is learned from it."""
-        gate, outcome = answer.gate, answer.outcome
+    def charge(self, reading: CallerSnapshot, gate: Gate | None, outcome: Outcome) -> CallerCharge | None:
+        """Return what the commit of a decision with this gate and outcome changes; None if nothing is learned from
+        it."""
         if gate is not None and gate in UNIDENTIFIED:
             return None
         number = ALLOWED if outcome is ALLOW else OUTCOMES[outcome]  # the hash of an outcome takes longer
@@ -275,7 +276,7 @@ class BehaviorReader:
 
     def learn(self, reading: CallerSnapshot, decision: Decision) -> None:
         """Learn from a final decision that no store commits."""
-        charge = self.charge(reading, decision.answer)
+        charge = self.charge(reading, decision.gate, decision.outcome)
         if isinstance(charge, LocalSnapshot):
             charge.learn(outcome_key(decision.id), True, has_clamp(decision))
 
@@ -342,7 +343,7 @@ class IdentifiedCaller:
     def has_names(self, issuer: str, instance: str, named: tuple[str, ...]) -> bool:
         """Return whether an agent of the same name has this issuer, this instance and these groups."""
         names = self.names
-        return names[0] == issuer and names[2] == instance and names[3] == named
+        return names[0] == issuer and names[2] == instance and (names[3] is named or names[3] == named)
 
 
 class CallerClasses:

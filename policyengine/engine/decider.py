@@ -199,7 +199,8 @@ class Decider:
             if facts is not None and self._has_floors and GROUP_SIZE in facts and has_parts(effects):
                 effects = choose_parts(self.store, effects, outcome_key(decision.id), moment // 1_000)
             if behavior is not None and read is not None:
-                effects = behavior.add_charge(read, decision.answer, effects)
+                answer = decision.answer  # its members are found much faster here than by compiled code
+                effects = behavior.add_charge(read, answer.gate, answer.outcome, effects)
             spent, history = state.spent, state.members
             if claim is not None:
                 past = history if behavior is None or facts is None else history + behavior.encode(read)

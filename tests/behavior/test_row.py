@@ -34,7 +34,10 @@ from policyengine.behavior.row import (
     unpack_row,
 )
 
-DERIVED = {"limits_hour", "pace", "ceiling_slow", "ceiling_fast", "base_slow", "base_fast", "peak_slow", "peak_fast"}
+DERIVED = {
+    "limits_hour", "pace", "ceiling_slow", "ceiling_fast", "base_slow", "base_fast", "peak_slow", "peak_fast",
+    "has_new_peaks", "latest_endpoint", "latest_day",
+}  # fmt: skip
 MEMBERS = {name for name in dir(BehaviorRow(0)) if name[0] != "_" and not callable(getattr(BehaviorRow(0), name))}
 PACKED = sorted(MEMBERS - DERIVED)
 EXTREMES = 0, 1, 255, MAX_SHORT
