@@ -369,8 +369,11 @@ def read_facts(
         return CallerFacts(False, 500, False, 0, 0, is_new, slow, fast, denied, 0, 0, sequence, step, has_new_shape)
     margin, burst = known.margin_slow, False
     if margin and not settings.released:
-        burst = slow + denied > highest_level(row.base_slow, row.ceiling_slow, margin)
-        burst = burst or fast > highest_level(row.base_fast, row.ceiling_fast, known.margin_fast)
+        # Compiled code takes long for products of large numbers, so the levels themselves are not multiplied.
+        burst = slow + denied > PEAK_UNIT * highest_usual(row.base_slow, row.ceiling_slow, margin) // MARGIN_UNIT
+        burst = burst or (
+            fast > PEAK_UNIT * highest_usual(row.base_fast, row.ceiling_fast, known.margin_fast) // MARGIN_UNIT
+        )
     if burst:
         most_slow, most_fast = MAX_CEILINGS * PEAK_UNIT * row.ceiling_slow, MAX_CEILINGS * PEAK_UNIT * row.ceiling_fast
         slow, fast, denied = min(slow, most_slow), min(fast, most_fast), min(denied, most_slow)
@@ -396,12 +399,6 @@ def highest_usual(base: int, ceiling: int, margin: int) -> int:
         return least
     most = ceiling * MAX_LIMIT
     return usual if usual < most else most
-
-
-def highest_level(base: int, ceiling: int, margin: int) -> int:
-    """Return the highest level that is no burst. Levels are compared with it, and not multiplied themselves, because
-    compiled code takes long for the product of a large number."""
-    return PEAK_UNIT * highest_usual(base, ceiling, margin) // MARGIN_UNIT
 
 
 def set_limits(row: BehaviorRow, settings: ProfileSettings) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from policyengine.behavior.fold import MAX_CEILINGS, PEAK_UNIT, ProfileSettings, highest_level
+from policyengine.behavior.fold import MARGIN_UNIT, MAX_CEILINGS, PEAK_UNIT, ProfileSettings, highest_usual
 from policyengine.behavior.row import MAX_LEVEL
 from policyengine.behavior.state import DAY, CallerSnapshot
 
@@ -23,8 +23,8 @@ def level_limits(reading: CallerSnapshot) -> tuple[int, int]:
         return NO_LIMIT, NO_LIMIT
     row = reading.row
     return (
-        min(highest_level(row.base_slow, row.ceiling_slow, model.margin_slow), NO_LIMIT),
-        min(highest_level(row.base_fast, row.ceiling_fast, model.margin_fast), NO_LIMIT),
+        min(highest_usual(row.base_slow, row.ceiling_slow, model.margin_slow) * PEAK_UNIT // MARGIN_UNIT, NO_LIMIT),
+        min(highest_usual(row.base_fast, row.ceiling_fast, model.margin_fast) * PEAK_UNIT // MARGIN_UNIT, NO_LIMIT),
     )
 
 

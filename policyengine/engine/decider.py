@@ -115,13 +115,15 @@ class Decider:
         self._makes_ids = ids is new_id  # computed from the time and a serial number when first read
         self._recorder = recorder
         self.behavior: BehaviorReader | None = None  # used if the policies read learned facts
-        self._finishes_learning = self._has_floors = False
+        # Whether there is anything to do after the commit of a decision that read learned facts.
+        self.finishes_learning = False
+        self._has_floors = False
         self._approval_settings = approvals
         self.compiled = self._compile(entities, Evaluator(kernel, entities, tree=tree))
 
     def use_behavior(self, behavior: BehaviorReader) -> None:
         """Read and learn the behavior of callers from now on."""
-        self.behavior, self._finishes_learning = behavior, behavior.needs_finish
+        self.behavior, self.finishes_learning = behavior, self.finishes_learning or behavior.needs_finish
         self._has_floors = any(isinstance(limit, Rate) and limit.floor is not None for limit in self.kernel.limits)
 
     @cached_property
@@ -209,22 +211,18 @@ class Decider:
                 effects = structs.replace(effects, claim=claim._replace(draft=draft))
             charge = effects.behavior
             if effects is NO_EFFECTS or not effects:
-                if behavior is not None:
-                    if self._finishes_learning and facts is not None:
-                        history += behavior.finish(read, charge, decision)
-                    if self._recorder.observer is not None:
-                        self._note_conditions(compiled, asked or request, decision, state, read, charge, moment)
+                if facts is not None and self.finishes_learning:
+                    subject = asked or request
+                    history += self._finish_learning(compiled, subject, decision, state, read, charge, moment)
                 mark, opens = compiled.entities_mark, effects.opens
                 return DecisionBasis(decision, moment, spent, (), history, mark, asked, opens)
             key = outcome_key(decision.id)
             result = self.store.commit(effects, key, moment // 1_000)
             if result is not None:
                 decision = apply_charges(decision, effects, result)
-                if behavior is not None:
-                    if self._finishes_learning and facts is not None:
-                        history += behavior.finish(read, charge, decision, key)
-                    if self._recorder.observer is not None:
-                        self._note_conditions(compiled, asked or request, decision, state, read, charge, moment)
+                if facts is not None and self.finishes_learning:
+                    subject = asked or request
+                    history += self._finish_learning(compiled, subject, decision, state, read, charge, moment, key)
                 mark, opens = compiled.entities_mark, effects.opens
                 return DecisionBasis(decision, moment, spent, effects.spends, history, mark, asked, opens)
             if behavior is not None and read is not None and charge is not None:
@@ -430,17 +428,20 @@ class Decider:
         except StoreError:
             return UNREADABLE_FACTS
 
-    def _note_conditions(
+    def _finish_learning(
         self, compiled: CompiledPolicies, request: Request, decision: Decision, state: DecisionState,
-        read: CallerSnapshot | None, charge: CallerCharge | None, moment: int,
-    ) -> None:  # fmt: skip
-        """In observe mode, count which conditions that read learned facts hold for a request from which was learned."""
-        observer = self._recorder.observer
-        if observer is None or read is None or charge is None or (watch := observer.watch) is None:
-            return
-        entities = compiled.entities if state.lookup is None else state.lookup
-        snapshot = Snapshot(entities, state.spent, state.history, read.to_facts())
-        watch.note(decision, request, read.caller, snapshot, moment)
+        read: CallerSnapshot | None, charge: CallerCharge | None, moment: int, key: str | None = None,
+    ) -> bytes:  # fmt: skip
+        """Finish what was learned from a committed decision, and return the member of its log line. In observe mode,
+        count which conditions that read learned facts hold for a request from which was learned."""
+        behavior, observer = self.behavior, self._recorder.observer
+        watch = None if observer is None else observer.watch
+        member = b"" if behavior is None else behavior.finish(read, charge, decision, key)
+        if watch is not None and read is not None and charge is not None:
+            entities = compiled.entities if state.lookup is None else state.lookup
+            snapshot = Snapshot(entities, state.spent, state.history, read.to_facts())
+            watch.note(decision, request, read.caller, snapshot, moment)
+        return member
 
     def _moment(self, request: Request) -> int:
         at = request.options.at

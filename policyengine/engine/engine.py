@@ -567,6 +567,7 @@ class Engine:
 
     def _use_observer(self, observer: Observer) -> None:
         self.recorder.observer = observer
+        self.decider.finishes_learning = True
         observer.ended = self.recorder.write_observe_end
 
     def _watch_failures(self, store: Store, entities: EntityStore) -> None:

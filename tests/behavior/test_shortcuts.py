@@ -9,31 +9,44 @@ from hypothesis import strategies as st
 from policyengine import Engine
 from policyengine.behavior.events import ALLOWED, DENIED, RequestTags
 from policyengine.behavior.fold import (
+    LEVEL_UNIT,
     MARGIN_UNIT,
     PEAK_UNIT,
     advance,
     apply_decision,
-    highest_level,
     highest_usual,
     learn_endpoint,
     read_behavior,
+    set_limits,
 )
 from policyengine.behavior.model import NO_CLASS
-from policyengine.behavior.row import DAYS_KEPT, HOURS_OF_DAY, MAX_COUNT, MAX_LEVEL, MAX_SEEN, BehaviorRow, pack_row
+from policyengine.behavior.row import DAYS_KEPT, HOURS_OF_DAY, LEAST_PEAK, MAX_COUNT, MAX_SEEN, BehaviorRow, pack_row
 from policyengine.behavior.tracker import BehaviorTracker
 from policyengine.evaluator.verdicts import NO_EFFECTS
 from policyengine.runtime.decision import Effects
-from tests.behavior.callers import HOUR, SETTINGS, START
+from tests.behavior.callers import GROUP, HOUR, ISSUER, SETTINGS, START, class_model
 from tests.behavior.reporting_agents import BEGIN, POLICY, FakeClock, question
 
-NUMBERS = st.integers(1, MAX_COUNT)
+PEAKS = st.integers(LEAST_PEAK, MAX_COUNT)
+MODEL = class_model(1.5).class_of((ISSUER, GROUP))
 
 
-@given(NUMBERS, NUMBERS, NUMBERS, st.integers(0, MAX_LEVEL), st.integers(-2, 2))
-def test_a_level_exceeds_the_highest_one_if_its_share_of_the_ceiling_does(base, ceiling, margin, level, around):
-    highest = highest_level(base, ceiling, margin)
-    for each in (level, highest + around):
-        assert (each > highest) == (each * MARGIN_UNIT > PEAK_UNIT * highest_usual(base, ceiling, margin))
+@given(PEAKS, PEAKS, st.integers(-2, 2), st.integers(0, 2**40), st.sampled_from(["slow", "fast"]))
+def test_a_burst_is_a_level_whose_share_of_its_base_exceeds_the_margin(base, ceiling, around, denied, kind):
+    row = BehaviorRow(START)
+    row.runs, row.days = 100, (1 << SETTINGS.learn_days) - 1
+    set_limits(row, SETTINGS)
+    usual = highest_usual(base, ceiling, MODEL.margin_slow) * PEAK_UNIT
+    level = max(usual // MARGIN_UNIT - LEVEL_UNIT + around, 0)
+    row.base_slow = row.base_fast = row.ceiling_slow = row.ceiling_fast = MAX_COUNT
+    if kind == "slow":
+        row.base_slow, row.ceiling_slow, row.level_denied = base, ceiling, min(denied, level)
+        row.level_slow = level - row.level_denied
+    else:
+        row.base_fast, row.ceiling_fast, row.level_fast = base, ceiling, level
+    found = read_behavior(row, MODEL, RequestTags(1), START, SETTINGS)
+    assert found.ready
+    assert found.burst == ((level + LEVEL_UNIT) * MARGIN_UNIT > usual)
 
 
 def test_peaks_are_the_same_whenever_somebody_looks():
