@@ -181,17 +181,31 @@ def charge_rate(bucket: TokenBucket | None, charge: RateCharge, now: int) -> tup
     """Return the state of the rate, and the bucket with the cost added."""
     tick, level, latches, flow = view_bucket(bucket, charge, now)
     full, after = flow.most * charge.token, level + charge.cost * charge.token
-    admitted = after <= full
-    left = after if admitted else level
-    standing = LimitState(
+    charged = TokenBucket(after, tick, flow.drain, latches)
+    if after > full:
+        return refused_rate_state(bucket, charge, now, admitted=False), charged
+    remaining, reset = (full - after) // charge.token, -(-after // flow.drain) * charge.tick
+    return LimitState(True, flow.most, remaining, reset, 0, flow.drain / charge.flow.drain), charged
+
+
+def refused_rate_state(bucket: TokenBucket | None, charge: RateCharge, now: int, *, admitted: bool) -> LimitState:
+    """Return the state of a rate when the request is refused, by this rate or, if it `admitted` the request, by another
+    limit. The bucket is then that of `refuse_rate`: until a request is admitted, its level falls at the earlier pace,
+    also if a clamp begins or ends.
+    """
+    _, level, _, flow = view_bucket(bucket, charge, now)
+    full, need = flow.most * charge.token, charge.cost * charge.token
+    drain = flow.drain if bucket is None or charge.counts else bucket.drain
+    if charge.counts:
+        level = max(level, min(level + need, full))
+    return LimitState(
         admitted,
         flow.most,
-        max(0, (full - left) // charge.token),
-        -(-left // flow.drain) * charge.tick,
-        0 if admitted else -(-(after - full) // flow.drain) * charge.tick if charge.cost <= flow.most else None,
+        max(0, (full - level) // charge.token),
+        -(-level // drain) * charge.tick,
+        0 if admitted else -(-(level + need - full) // drain) * charge.tick if charge.cost <= flow.most else None,
         flow.drain / charge.flow.drain,
     )
-    return standing, TokenBucket(after, tick, flow.drain, latches)
 
 
 def refuse_rate(bucket: TokenBucket | None, charge: RateCharge, now: int) -> TokenBucket:
@@ -206,8 +220,12 @@ def refuse_rate(bucket: TokenBucket | None, charge: RateCharge, now: int) -> Tok
 
 
 def deduct_prepaid(charge: RateCharge, paid: int) -> RateCharge:
-    """Return the charge without the tokens that were charged before for the same request."""
-    return charge._replace(cost=max(0, charge.cost - paid)) if paid else charge
+    """Return the charge without the tokens that were charged before for the same request. A fully prepaid charge is not
+    charged if the request is denied."""
+    if not paid:
+        return charge
+    cost = max(0, charge.cost - paid)
+    return charge._replace(cost=cost, counts=charge.counts and cost > 0)
 
 
 def charge_prepaid_rate(
@@ -217,8 +235,8 @@ def charge_prepaid_rate(
 
     A prepaid charge needs no free capacity at any pace.
     """
-    standing = charge_rate(bucket, charge._replace(cost=0), now)[0]._replace(admitted=True, retry=0)
-    return standing, refuse_rate(bucket, charge._replace(counts=False), now) if charge.latching else None
+    standing = refused_rate_state(bucket, charge, now, admitted=True)
+    return standing, refuse_rate(bucket, charge, now) if charge.latching else None
 
 
 # ── Budgets ───────────────────────────────────────────────────────────────────────────────────
@@ -289,10 +307,10 @@ def acquire_slot(
 
 
 def uncharged_state(state: Any, charge: Charge, now: int) -> LimitState:
-    """Return the state of a limit that had capacity for a request that another limit refused."""
+    """Return the state of a limit to which nothing is charged, not even a denial."""
     match charge:
         case RateCharge():
-            return charge_rate(state, charge._replace(cost=0), now)[0]
+            return refused_rate_state(state, charge._replace(counts=False), now, admitted=True)
         case BudgetCharge():
             live = [one for one in state or () if one.at > now - charge.within]
             left = max(0, charge.bound - sum(one.amount for one in live)) // MICRO

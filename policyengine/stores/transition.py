@@ -23,6 +23,7 @@ from policyengine.runtime.limits import (
     charge_rate,
     deduct_prepaid,
     refuse_rate,
+    refused_rate_state,
     uncharged_state,
 )
 
@@ -111,15 +112,18 @@ def refuse_charges(
     """Return the transition of a decision that is denied or not admitted: rates that count denials are charged for
     tokens that are not yet paid, and clamps continue.
     """
+    rest = [
+        deduct_prepaid(one, tokens) if isinstance(one, RateCharge) else one
+        for one, tokens in zip(charges, paid, strict=True)
+    ]
     if not settled.admitted:
-        stand = zip(charges, states, settled.standings, strict=True)
+        stand = zip(rest, states, settled.standings, strict=True)
         settled = ChargeResult(
             tuple(state_beside_refusal(state, one, now) if how.admitted else how for one, state, how in stand), now
         )
-    rows = zip(charges, states, paid, strict=True)
     kept = (
-        refused_rate_update(charge, state, tokens, now)
-        for charge, state, tokens in rows
+        refused_rate_update(charge, state, now)
+        for charge, state in zip(rest, states, strict=True)
         if isinstance(charge, RateCharge)
     )
     return StoreTransition(settled, tuple(one for one in kept if one is not None))
@@ -127,6 +131,8 @@ def refuse_charges(
 
 def state_beside_refusal(state: Any, charge: Charge, now: int) -> LimitState:
     """Return the state of a limit when another limit had no room; a limit that is already paid needs no room."""
+    if isinstance(charge, RateCharge):
+        return refused_rate_state(state, charge, now, admitted=True)
     return uncharged_state(state, charge, now)._replace(admitted=True, retry=0)
 
 
@@ -134,7 +140,7 @@ def evaluate_charge(charge: Charge, state: Any, paid: int, now: int, decision: s
     match charge:
         case RateCharge():
             rest = deduct_prepaid(charge, paid)
-            return charge_prepaid_rate(state, charge, now) if paid and not rest.cost else charge_rate(state, rest, now)
+            return charge_prepaid_rate(state, rest, now) if paid and not rest.cost else charge_rate(state, rest, now)
         case BudgetCharge():
             return charge_budget(state or (), charge, now, decision)
         case ConcurrencyCharge():
@@ -143,12 +149,11 @@ def evaluate_charge(charge: Charge, state: Any, paid: int, now: int, decision: s
             assert_never(charge)
 
 
-def refused_rate_update(charge: RateCharge, state: TokenBucket | None, paid: int, now: int) -> StateUpdate | None:
+def refused_rate_update(charge: RateCharge, state: TokenBucket | None, now: int) -> StateUpdate | None:
     if not (charge.counts or charge.latching):
         return None
-    rest = deduct_prepaid(charge, paid)
-    after = charge_prepaid_rate(state, charge, now)[1] if paid and not rest.cost else refuse_rate(state, rest, now)
-    return None if after is None else StateUpdate(charge, after, state_expiry(charge, after))
+    after = refuse_rate(state, charge, now)
+    return StateUpdate(charge, after, state_expiry(charge, after))
 
 
 def state_expiry(charge: Charge, state: Any) -> int:

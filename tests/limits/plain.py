@@ -62,7 +62,7 @@ class PlainStore:
         fits = [self.covers(charge) or self.room(charge, now) for charge in charges]
         takes = [all(fits) and self.taken_by(effects, charge) for charge in charges]
         standings = tuple(
-            self.standing(charge, now, fit, taken=taken)
+            self.standing(charge, now, fit, taken=taken, refused=not all(fits))
             for charge, fit, taken in zip(charges, fits, takes, strict=True)
         )
         if peek:
@@ -194,19 +194,13 @@ class PlainStore:
             case ConcurrencyCharge():
                 self.held[where] = [*self.places(charge, now), (now + charge.lease, decision)]
 
-    def standing(self, charge: Charge, now: int, fits: bool, *, taken: bool) -> LimitState:
+    def standing(self, charge: Charge, now: int, fits: bool, *, taken: bool, refused: bool) -> LimitState:
         """Return the state after the request, with what it took if all of it was taken."""
-        retry = 0 if fits else self.retry(charge, now)
         match charge:
             case RateCharge():
-                level = self.level(charge, now)
-                most, back = self.pace(charge, level)
-                tokens = level.tokens + (charge.cost if taken and not self.covers(charge) else 0)
-                reset = ceil(tokens / back) * charge.tick
-                base = Fraction(charge.flow.drain, charge.token)
-                return LimitState(fits, most, max(0, floor(most - tokens)), reset, retry, float(back / base))
+                return self.rate_standing(charge, now, fits, taken=taken, refused=refused)
             case BudgetCharge():
-                window = self.window(charge, now)
+                window, retry = self.window(charge, now), 0 if fits else self.retry(charge, now)
                 if taken:
                     window = [*[one for one in window if charge.value is None or one[2] != charge.value],
                               (now, charge.amount, charge.value, "")]  # fmt: skip
@@ -215,15 +209,28 @@ class PlainStore:
                 return LimitState(fits, charge.bound // MICRO, left, reset, retry)
             case ConcurrencyCharge():
                 ends = [until for until, _ in self.places(charge, now)] + [now + charge.lease] * taken
+                retry = 0 if fits else self.retry(charge, now)
                 return LimitState(fits, charge.most, charge.most - len(ends), max(ends, default=now) - now, retry)
 
-    def retry(self, charge: Charge, now: int) -> int | None:
+    def rate_standing(self, charge: RateCharge, now: int, fits: bool, *, taken: bool, refused: bool) -> LimitState:
+        """Return the state of a rate. What is taken falls at the pace of this request; a level from which nothing is
+        taken falls on at the pace of the request that took from it."""
+        level, known = self.level(charge, now), (charge.rule, charge.key) in self.levels
+        most, pace = self.pace(charge, level)
+        tokens, back = level.tokens, level.back if known else pace
+        if taken and not self.covers(charge):
+            tokens, back = tokens + charge.cost, pace
+        elif refused and charge.counts and not self.covers(charge):
+            tokens, back = max(tokens, min(tokens + charge.cost, Fraction(most))), pace
+        retry: int | None = 0
+        if not fits:
+            retry = None if charge.cost > most else ceil((tokens + charge.cost - most) / back) * charge.tick
+        base = Fraction(charge.flow.drain, charge.token)
+        reset = ceil(tokens / back) * charge.tick
+        return LimitState(fits, most, max(0, floor(most - tokens)), reset, retry, float(pace / base))
+
+    def retry(self, charge: BudgetCharge | ConcurrencyCharge, now: int) -> int | None:
         match charge:
-            case RateCharge():
-                level = self.level(charge, now)
-                most, back = self.pace(charge, level)
-                missing = level.tokens + charge.cost - most
-                return None if charge.cost > most else ceil(missing / back) * charge.tick
             case BudgetCharge():
                 ends = sorted(one[0] + charge.within for one in self.window(charge, now))
                 return next((end - now for end in ends if self.room(charge, end)), None)

@@ -74,23 +74,75 @@ TIGHT = "`2/1m`, clamped from `6/1m burst 3`: again in 30s"
 
 
 @pytest.mark.parametrize(
-    ("facts", "message"),
+    ("facts", "message", "seconds"),
     [
-        ({}, "`6/1m burst 3`: again in 10s"),
-        ({"tight": True}, "`2/1m`, clamped from `6/1m burst 3`: again in 1m"),
-        ({"tight": True, "strict": True}, "`1/1h`, clamped from `6/1m burst 3`: again in 3h"),
-        ({"small": True}, "`1/10s`, clamped from `6/1m burst 3`: again in 30s"),
-        ({"small": True, "tight": True}, "`2/1m`, clamped from `6/1m burst 3`: again in 1m30s"),
+        ({}, "`6/1m burst 3`: again in 10s", 10),
+        ({"tight": True}, "`2/1m`, clamped from `6/1m burst 3`: again in 20s", 20),
+        ({"tight": True, "strict": True}, "`1/1h`, clamped from `6/1m burst 3`: again in 30s", 30),
+        ({"small": True}, "`1/10s`, clamped from `6/1m burst 3`: again in 30s", 30),
+        ({"small": True, "tight": True}, "`2/1m`, clamped from `6/1m burst 3`: again in 30s", 30),
     ],
 )
-def test_a_throttle_under_a_clamp_names_the_clamped_pace(facts: dict[str, bool], message: str) -> None:
-    """The bucket is full, so the wait is until the level is below the size of the clamp."""
-    engine = Engine.from_text(CLAMPED, clock=lambda: NOW)
+def test_a_throttle_under_a_clamp_names_the_clamped_pace(facts: dict[str, bool], message: str, seconds: int) -> None:
+    """The bucket is full, so the wait is until the level is below the size of the clamp. The level falls at the pace of
+    the rate, because no request was admitted under the clamp."""
+    now = NOW
+    engine = Engine.from_text(CLAMPED, clock=lambda: now)
     neutral = {"tight": False, "strict": False, "small": False}
     question = {"request": {"method": "GET", "path": "/a", "host": "h"}, "context": neutral}
     assert [engine.decide(question).outcome for _ in range(3)] == ["allow"] * 3
-    throttled = engine.decide({**question, "context": {**neutral, **facts}})
+    question["context"] = {**neutral, **facts}
+    throttled = engine.decide(question)
     assert [one.message for one in throttled.reasons] == [message]
+    now = NOW + timedelta(seconds=seconds, milliseconds=-1)
+    assert not engine.evaluate(question).allowed
+    now = NOW + timedelta(seconds=seconds)
+    assert engine.decide(question).allowed
+
+
+ENDED = """
+language 1
+package shop
+facts { context.spree: bool }
+anyone { may GET /a }
+rate "feed" per request.host on GET /a { 60/1m burst 6   clamp 6/1m when context.spree }
+"""
+COUNTING = """
+language 1
+package shop
+anyone { may GET /a }
+rate "tries" per request.host on GET /a { 6/1m burst 2   counting denials }
+"""
+
+
+def test_the_wait_after_a_clamp_has_ended_is_at_the_pace_of_the_clamp() -> None:
+    now = NOW
+    engine = Engine.from_text(ENDED, clock=lambda: now)
+    question = {"request": {"method": "GET", "path": "/a", "host": "h"}, "context": {"spree": True}}
+    assert [engine.decide(question).outcome for _ in range(6)] == ["allow"] * 6
+    question["context"] = {"spree": False}
+    throttled = engine.decide(question)
+    assert [one.message for one in throttled.reasons] == ["`60/1m burst 6`: again in 10s"]
+    assert throttled.rates[0].reset_ms == 60_000
+    now = NOW + timedelta(seconds=9, milliseconds=999)
+    assert not engine.evaluate(question).allowed
+    now = NOW + timedelta(seconds=10)
+    assert engine.decide(question).allowed
+
+
+def test_the_wait_of_a_rate_that_counts_denials_includes_the_throttled_request() -> None:
+    now = NOW
+    engine = Engine.from_text(COUNTING, clock=lambda: now)
+    question = {"request": {"method": "GET", "path": "/a", "host": "h"}}
+    assert [engine.decide(question).outcome for _ in range(2)] == ["allow"] * 2
+    now = NOW + timedelta(seconds=9)
+    throttled = engine.decide(question)  # takes what is left, nine tenths
+    assert [one.message for one in throttled.reasons] == ["`6/1m burst 2`: again in 10s"]
+    assert (throttled.rates[0].remaining, throttled.rates[0].reset_ms) == (0, 20_000)
+    now = NOW + timedelta(seconds=18, milliseconds=999)
+    assert not engine.evaluate(question).allowed
+    now = NOW + timedelta(seconds=19)
+    assert engine.decide(question).allowed
 
 
 def test_a_throttle_under_a_clamp_that_continues_names_the_clamped_pace() -> None:

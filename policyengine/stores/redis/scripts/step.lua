@@ -67,14 +67,30 @@ local function pool(state, charge)
   return tick, level, latches, most, drain
 end
 
-local function take(state, charge, cost, need)
+-- Returns the state for the answer if the request is refused, by this rate or, if it `admitted` the request, by another
+-- limit. Until a request is admitted, the level falls at the earlier pace.
+local function stays(state, charge, cost, need, counts, admitted)
+  local _, level, _, most, drain = pool(state, charge)
+  local full, falls = most * charge[4], state and not counts and state[3] or drain
+  if counts then level = max(level, min(level + need, full)) end
+  local again = admitted and 0 or cost <= most and up(level + need - full, falls) or -1
+  return {most, max(0, floor((full - level) / charge[4])), up(level, falls), again, drain}
+end
+
+local function take(state, charge, cost, need, counts)
   local tick, level, latches, most, drain = pool(state, charge)
   local full, after = most * charge[4], level + need
   local admitted = after <= full
-  local left = admitted and after or level
-  local again = admitted and 0 or cost <= most and up(after - full, drain) or -1
-  local stands = {most, max(0, floor((full - left) / charge[4])), up(left, drain), again, drain}
+  local stands = admitted and {most, floor((full - after) / charge[4]), up(after, drain), 0, drain}
+    or stays(state, charge, cost, need, counts, false)
   return admitted, stands, {after, tick, drain, unpack(latches)}
+end
+
+-- Returns what earlier confirms did not pay: the tokens, the units, and whether denied requests are charged.
+local function unpaid(charge, paid)
+  if paid == 0 then return charge[3], charge[2], charge[8] end
+  local cost = max(0, charge[3] - paid)
+  return cost, min(cost * charge[4], MOST), charge[8] and cost > 0
 end
 
 local function latched(state, charge)
@@ -86,26 +102,24 @@ end
 -- Returns the state after a refused request; nil if the state is not to be stored.
 local function refused(state, charge, paid)
   local tick, level, latches, most, drain = pool(state, charge)
-  local need = paid == 0 and charge[2] or max(0, charge[3] - paid) * charge[4]
-  if charge[8] and (paid == 0 or need > 0) then
+  local _, need, counts = unpaid(charge, paid)
+  if counts then
     return {max(level, min(level + need, most * charge[4])), tick, drain, unpack(latches)}
   end
   return charge[9] and latched(state, charge) or nil
 end
 
--- Returns the state for the answer if nothing is charged, because another limit had no room, or the charge was prepaid.
-local function spared(state, charge)
-  local _, stands = take(state, charge, 0, 0)
-  stands[4] = 0
-  return stands
+-- Returns the state for the answer if another limit had no room, or the charge was prepaid.
+local function spared(state, charge, paid)
+  local cost, need, counts = unpaid(charge, paid)
+  return stays(state, charge, cost, need, counts, true)
 end
 
 -- Charges what is not yet paid. A fully prepaid charge needs no room, and only continues its clamps.
 local function owed(state, charge, paid)
-  if paid == 0 then return take(state, charge, charge[3], charge[2]) end
-  local cost = charge[3] - paid
-  if cost > 0 then return take(state, charge, cost, min(cost * charge[4], MOST)) end
-  return true, spared(state, charge), charge[9] and latched(state, charge) or nil
+  local cost, need, counts = unpaid(charge, paid)
+  if paid == 0 or cost > 0 then return take(state, charge, cost, need, counts) end
+  return true, spared(state, charge, paid), charge[9] and latched(state, charge) or nil
 end
 
 -- Returns the tokens that earlier confirms paid, and the receipt {tokens, until}, which has the name of the confirms.
@@ -209,7 +223,7 @@ for i, charge in ipairs(charges) do
   local admitted, stands, after, untouched
   if charge[1] == RATE then
     admitted, stands, after = owed(state, charge, paid)
-    untouched = spared(state, charge)
+    untouched = spared(state, charge, paid)
   elseif charge[1] == BUDGET then
     admitted, stands, after = add(state, charge)
     untouched = added(state, charge)
