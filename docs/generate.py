@@ -11,11 +11,9 @@ from pathlib import Path
 from runpy import run_path
 from typing import Any
 
-from typer.main import get_command
-
 from policyengine import vocabulary
 from policyengine.audit.query.fields import COMPUTED, FIELDS
-from policyengine.cli.app import COMMANDS, build_application
+from policyengine.cli.app import COMMANDS, build_program
 from policyengine.cli.settings.registry import SETTINGS, SettingSpec, setting_traits
 from policyengine.cli.settings.sections import McpServerSettings, WebhookSettings
 from policyengine.diagnostics.catalog import CODES, CODES_BY_NAME
@@ -29,7 +27,7 @@ from policyengine.testcases.expected_details import DETAIL_MEMBERS
 from policyengine.typesystem import Type
 
 DOCS = Path(__file__).parent
-WORDS: dict[str, Any] = get_command(build_application(COMMANDS, alone=False)).commands  # type: ignore[attr-defined]
+WORDS: dict[str, Any] = build_program().commands
 APPLICATION: dict[str, Any] = {
     name: WORDS[name.split()[0]].commands[name.split()[1]] if " " in name else WORDS[name] for name in COMMANDS
 }
@@ -194,21 +192,8 @@ def options(name: str) -> str:
     command = APPLICATION[name]
     context = command.context_class(command, info_name=name)
     records = [parameter.get_help_record(context) for parameter in command.params]
-    rows = [f"| `{cell(option_name(words))}` | {cell(option_meaning(meaning))} |" for words, meaning in records]
+    rows = [f"| `{cell(words)}` | {cell(option_meaning(meaning))} |" for words, meaning in records]
     return table("| argument or option | meaning |", rows)
-
-
-def option_name(words: str) -> str:
-    """Return `-j, --jobs N` for `-j, --jobs <int range>`, and `PATH` for `PATH <list[Path]>`."""
-    if not words.startswith("-"):
-        return words.partition(" <")[0]
-    return (
-        words.replace("<str>", "TEXT")
-        .replace("<float range>", "N")
-        .replace("<int range>", "N")
-        .replace("<int>", "N")
-        .replace("<path>", "FILE")
-    )
 
 
 def option_meaning(meaning: str) -> str:
@@ -216,8 +201,7 @@ def option_meaning(meaning: str) -> str:
     words, bracket, added = meaning.partition("  [")
     if not bracket:
         return meaning
-    added = re.sub(r"[(](.*?)[)]", r"\1", added.rstrip("]").replace("]  [", "; "))
-    return f"{words} ({added})"
+    return f"{words} ({added.rstrip(']').replace(']  [', '; ')})"
 
 
 def audit_fields() -> str:

@@ -26,6 +26,7 @@ from policyengine.cli.errors import (
     show_traceback,
 )
 from policyengine.cli.output.terminal import OutputFormat
+from policyengine.cli.output.value_names import name_values
 from policyengine.control_characters import one_line
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ COMMAND_PATHS = {
     "config": "config.config",
 }
 GROUPS = {
-    "approvals": "List, follow, show and answer the requests that wait for a person; show and test webhooks.",
+    "approvals": "List, show and answer approvals; show and test webhooks.",
     "audit": "Verify, prove and query the decision log.",
     "behavior": "Learn, show, evaluate and forget the behavior of callers, and propose profiles.",
     "mcp": "Review and list the definitions of the tools of MCP servers.",
@@ -215,7 +216,7 @@ def _invoke(arguments: list[str]) -> int | None:
 @cache
 def build_command(function: Callable[..., int], name: str) -> Any:
     """Return the parser of a command, with its settings. A process builds it once for each function of the command."""
-    command = get_command(build_application([name], alone=True))
+    command = name_values(get_command(build_application([name], alone=True)))
     apply_settings(command, name)
     return command
 
@@ -223,7 +224,7 @@ def build_command(function: Callable[..., int], name: str) -> Any:
 @cache
 def build_program() -> Any:
     """Return the parser of the whole program, which lists the commands and describes their groups."""
-    return get_command(build_application(COMMANDS, alone=False))
+    return name_values(get_command(build_application(COMMANDS, alone=False)))
 
 
 def apply_settings(command: Any, name: str) -> None:

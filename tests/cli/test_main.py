@@ -1,6 +1,7 @@
 """What all commands share: versions, help, usage, and ends that nobody planned."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -60,6 +61,12 @@ def test_the_help_of_a_command_shows_an_example(run, name):
     ended = run(*name.split(), "--help")
     assert ended.code == 0
     assert f"\n    policyengine {name} " in ended.out
+
+
+@pytest.mark.parametrize("name", [*COMMANDS, *GROUPS])
+def test_the_help_names_values_and_no_types_of_python(run, name):
+    shown = run(*name.split(), "--help").out
+    assert not re.findall(r"<(?:list|str|path|int|float|bool)\b.*?>|\[default: \(|\[\[", shown)
 
 
 def test_the_help_explains_the_exit_codes(run):

@@ -56,7 +56,7 @@ def config(
         ConfigAction,
         typer.Argument(metavar="check|show", help="Check the file, or show every setting.", show_default=False),
     ],
-    path: Annotated[Path, typer.Argument(metavar="[PATH]", help="The policies whose settings to read.")] = Path("."),
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="The policies whose settings to read.")] = Path("."),
     probe: Annotated[
         bool, typer.Option("--probe", help="With `check`, ask the MCP servers whether they validate headers.")
     ] = False,

@@ -65,9 +65,7 @@ def why(
     log: DecisionsFile,
     paths: Annotated[
         list[Path] | None,
-        typer.Argument(
-            metavar="[PATH]...", help="Policies, or a bundle, to explain the decision with.", show_default=False
-        ),
+        typer.Argument(metavar="PATH", help="Policies, or a bundle, to explain the decision with.", show_default=False),
     ] = None,
     trust: TrustedKeys = None,
     key: PublicKeys = None,

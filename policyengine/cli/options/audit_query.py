@@ -34,7 +34,7 @@ def _filter(name: str, metavar: str, help: str) -> typer.models.OptionInfo:
 Logs: TypeAlias = Annotated[
     list[Path],
     typer.Argument(
-        metavar="LOG...", help="Decision logs, each with its rotated files, or packed logs.", show_default=False
+        metavar="LOG", help="Decision logs, each with its rotated files, or packed logs.", show_default=False
     ),
 ]
 Values: TypeAlias = list[str] | None

@@ -22,7 +22,7 @@ NO_STATE = "no messages wait"
 
 
 def webhooks(
-    path: Annotated[Path, typer.Argument(metavar="[PATH]", help="The policies whose settings to read.")] = Path("."),
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="The policies whose settings to read.")] = Path("."),
     test: Annotated[
         str | None,
         typer.Option("--test", metavar="NAME", help="Send a test message to this webhook.", show_default=False),

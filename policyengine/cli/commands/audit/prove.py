@@ -23,9 +23,7 @@ FILE_HINT = "run `policyengine audit verify` to see what is wrong with the log"
 
 def prove(
     log: SealedLog,
-    id: Annotated[
-        str | None, typer.Argument(metavar="[ID]", help="The ID of the decision.", show_default=False)
-    ] = None,
+    id: Annotated[str | None, typer.Argument(metavar="ID", help="The ID of the decision.", show_default=False)] = None,
     since: Annotated[
         Path | None,
         typer.Option(

@@ -26,9 +26,7 @@ MEBIBYTE = 1 << 20
 def verify(
     logs: Annotated[
         list[Path],
-        typer.Argument(
-            metavar="LOG...", help="Decision logs, each with its rotated files beside it.", show_default=False
-        ),
+        typer.Argument(metavar="LOG", help="Decision logs, each with its rotated files beside it.", show_default=False),
     ],
     checkpoint: KeptCheckpoints = None,
     key: PublicKeys = None,

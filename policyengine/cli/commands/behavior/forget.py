@@ -41,7 +41,7 @@ def forget(
     caller: Annotated[
         str | None,
         typer.Argument(
-            metavar="[CALLER]", help="The name of an agent or, in a store, the key of a caller.", show_default=False
+            metavar="CALLER", help="The name of an agent or, in a store, the key of a caller.", show_default=False
         ),
     ] = None,
     issuer: IssuerName = None,

@@ -59,7 +59,7 @@ def show(
     behavior: KnownFolder = None,
     store: SharedStoreUrl = None,
     caller: Annotated[
-        str | None, typer.Argument(metavar="[CALLER]", help="The name of an agent.", show_default=False)
+        str | None, typer.Argument(metavar="CALLER", help="The name of an agent.", show_default=False)
     ] = None,
     issuer: IssuerName = None,
     instance: InstanceName = None,

@@ -35,7 +35,7 @@ def suggest(
     logs: Annotated[
         list[Path],
         typer.Argument(
-            metavar="LOG...",
+            metavar="LOG",
             help="Decision logs, each with its rotated files, packed logs, or files of plain events.",
             show_default=False,
         ),
