@@ -175,9 +175,16 @@ def mcp_gateway(
     errors is refused, and the current policies stay in use.
 
     \b
+    Exit codes:
+      0  the client disconnected, or the gateway was stopped
+      1  the policy has errors, or the gateway cannot start: for example, the command of --upstream does not exist
+      2  wrong usage
+
+    \b
     Example:
       policyengine mcp-gateway policies/ --upstream "python server.py" --server files --as agent=coder --as issuer=local
-      policyengine mcp-gateway policies/ --upstream http://127.0.0.1:8000/mcp --server files --as agent=coder -p 8081
+      policyengine mcp-gateway policies/ --upstream http://127.0.0.1:8000/mcp --server files --identity identity.toml \\
+        --port 8081
     """
     words = parse_assignments(identity, "--as"), parse_assignments(header, "--from-header")
     front = GatewayOptions(

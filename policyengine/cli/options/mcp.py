@@ -18,7 +18,12 @@ ServerName: TypeAlias = Annotated[
 ]
 PassedVariables: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option("--env", metavar="NAME", help="An environment variable to pass to the command.", show_default=False),
+    typer.Option(
+        "--env",
+        metavar="NAME",
+        help="An environment variable to pass to the command; may be repeated.",
+        show_default=False,
+    ),
 ]
 UpstreamToken: TypeAlias = Annotated[
     Path | None,

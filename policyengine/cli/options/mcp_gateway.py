@@ -12,7 +12,10 @@ from policyengine.integrations.mcp.upstream_protocols import UpstreamProtocol
 CallerFacts: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(
-        "--as", metavar="WORD=VALUE", help="A fact about the caller: agent, issuer, user or scopes.", show_default=False
+        "--as",
+        metavar="WORD=VALUE",
+        help="A fact about the caller: agent, issuer, user or scopes; may be repeated.",
+        show_default=False,
     ),
 ]
 CallerHeaders: TypeAlias = Annotated[
@@ -20,7 +23,7 @@ CallerHeaders: TypeAlias = Annotated[
     typer.Option(
         "--from-header",
         metavar="WORD=HEADER",
-        help="A fact about the caller, from a header that a trusted client on this machine sets.",
+        help="A fact about the caller, from a header that a trusted client on this machine sets; may be repeated.",
         show_default=False,
     ),
 ]

@@ -74,7 +74,7 @@ AllowedHost: TypeAlias = Annotated[
     typer.Option(
         "--allowed-host",
         metavar="NAME",
-        help="Also accept this name in `Host` without a token; `*.NAME`: all subdomains.",
+        help="Also accept this name in `Host` without a token (`*.NAME`: all subdomains); may be repeated.",
         show_default=False,
     ),
 ]
@@ -298,7 +298,10 @@ ObserveUntil: TypeAlias = Annotated[
 ObservePackages: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(
-        "--observe-package", metavar="NAME", help="Observe only the rules of this package.", show_default=False
+        "--observe-package",
+        metavar="NAME",
+        help="Observe only the rules of this package; may be repeated.",
+        show_default=False,
     ),
 ]
 ObserveEndpoints: TypeAlias = Annotated[
@@ -306,7 +309,7 @@ ObserveEndpoints: TypeAlias = Annotated[
     typer.Option(
         "--observe-endpoint",
         metavar="PLACE",
-        help="Observe only this endpoint, such as `GET /v1/**`.",
+        help="Observe only this endpoint, such as `GET /v1/**`; may be repeated.",
         show_default=False,
     ),
 ]
