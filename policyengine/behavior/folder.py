@@ -51,7 +51,9 @@ MAX_NAME_BYTES: Final = 16_384  # maximum size of the names of a caller and its 
 MAX_ITEM_BYTES: Final = ROW_BYTES + MAX_NAME_BYTES
 DIGEST_BYTES: Final = 32
 OWN_NAMES: Final = frozenset({"key", "models", "rows"})
-RESTORE_HINT = "restore it from a backup, or move the folder away to begin again"
+RESTORE_HINT = (
+    "restore the folder from a backup, or move it away and learn from the log again: `policyengine behavior learn`"
+)
 
 
 class BehaviorFolderError(Exception):
@@ -274,7 +276,7 @@ class BehaviorFolder:
                     raise BehaviorFolderError(f"the rows `{path}` have an unsupported version", RESTORE_HINT)
                 if header.model > model:
                     raise BehaviorFolderError(
-                        f"the rows in `{self.path}` are newer than the latest model there: an older model was restored",
+                        f"the rows in `{self.path}` are newer than its models: some are missing, or were restored",
                         RESTORE_HINT,
                     )
                 if header.model < model - 1:  # a model is saved just before the rows
