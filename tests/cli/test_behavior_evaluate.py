@@ -52,8 +52,8 @@ def test_figures_are_given_for_each_fact_and_each_kind(run, world):
 def test_the_text_says_what_the_figures_lack(run, world):
     ended = run(*WORDS)
     assert "tested on 1,300 events: 120 normal runs, 15 others (5 flood, 5 probe, 5 scan)\n" in ended.out
-    assert "- tpr_at_0_1: needs 1,000 normal runs, and there are 120\n" in ended.out
-    assert "- declared: the training has too few days of callers to calibrate it\n" in ended.out
+    assert "- `at 0.1 %`: needs 1,000 normal runs, and there are 120\n" in ended.out
+    assert "- `declared` of burst: the training has too few days of callers to calibrate it\n" in ended.out
     assert next(line for line in ended.out.splitlines() if line.startswith("flood  burst")).split()[2] == "1.000"
 
 
@@ -72,7 +72,7 @@ def test_doubts_are_said(run, world):
     assert "no class is ready after the training" in ended.err
     assert "runs of the test traffic that have no label, and are not counted: 134" in ended.err
     assert "labels of runs that the test traffic does not have: 1" in ended.err
-    assert "- auc: there are no normal runs\n" in ended.out
+    assert "- `auc`: there are no normal runs\n" in ended.out
 
 
 def test_a_bad_line_is_one_message(run, world):

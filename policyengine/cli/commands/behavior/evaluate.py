@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -22,7 +22,15 @@ if TYPE_CHECKING:
     from policyengine.behavior.evaluation.figures import Evaluation, FigureSet
 
 EVALUATION_KEY = b"evaluation"  # key of the tags, which are not stored
-PERCENTS = ("tpr_at_1", "tpr_at_0_1", "declared", "observed")
+COLUMNS: Final[Mapping[str, str]] = {
+    "auc": "auc",
+    "ties": "ties",
+    "tpr_at_1": "at 1 %",
+    "tpr_at_0_1": "at 0.1 %",
+    "declared": "declared",
+    "observed": "observed",
+    "events_until_detection": "events",
+}
 FORMAT_HINT = "docs/behavior.md describes the lines of events and labels"
 
 
@@ -161,7 +169,7 @@ def doubts(counts: Mapping[str, Any]) -> Iterator[str]:
 
 
 def show_figures(screen: Screen, found: Evaluation) -> None:
-    heads = ["fact", "auc", "ties", "at 1 %", "at 0.1 %", "declared", "observed", "events"]
+    heads = ["fact", *COLUMNS.values()]
     together = {**found.facts, "all": found.together}
     screen.table([heads, *([name, *cells(one)] for name, one in together.items())], whole=True)
     if len(found.kinds) > 1:
@@ -172,16 +180,28 @@ def show_figures(screen: Screen, found: Evaluation) -> None:
             for name, one in together.items()
         ]
         screen.table([["kind", *heads[:5], heads[-1]], *rows], whole=True)
-    notes = {f"{name}: {text}" for one in together.values() for name, text in one.reasons.items()}
+    notes = list(explain_gaps(together))
     if notes:
         screen.line()
-    for note in sorted(notes):
+    for note in notes:
         screen.line("- ", note)
+
+
+def explain_gaps(figures: Mapping[str, FigureSet]) -> Iterator[str]:
+    """Yield why figures are missing: for each column of the table and reason, the facts to which the reason applies."""
+    for column, head in COLUMNS.items():
+        facts: dict[str, list[str]] = {}
+        for fact, found in figures.items():
+            if column in found.reasons:
+                facts.setdefault(found.reasons[column], []).append(fact)
+        for why, names in facts.items():
+            of = "" if len(names) == len(figures) else f" of {', '.join(names)}"
+            yield f"`{head}`{of}: {why}"
 
 
 def cells(found: FigureSet) -> list[str]:
     """Return the cells of a row of figures; `-` stands for a figure that is missing."""
-    values = {name: found.values.get(name) for name in ("auc", "ties", *PERCENTS, "events_until_detection")}
+    values = {name: found.values.get(name) for name in COLUMNS}
     return [
         "-" if value is None else f"{value:g}" if name.startswith("events") else f"{value:.3f}"
         for name, value in values.items()
