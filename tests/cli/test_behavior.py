@@ -118,12 +118,19 @@ def test_without_policies_the_defaults_are_used_and_said(run, world):
     assert (ended.json["learned"], ended.json["classes"][0]["class"]) == (1_200, "profile reporting")
 
 
+def test_policies_that_name_none_of_the_callers_are_reported(run, world):
+    (world / "other.policy").write_text(POLICY.replace("report-", "planner-"))
+    ended = run("behavior", "learn", "log.jsonl", "--policies", "other.policy", "-o", "new")
+    assert "no profile and no agent block of the policies names 4 callers: check that the log comes" in ended.err
+    assert "names" not in run("behavior", "learn", "log.jsonl", "--policies", "p.policy", "-o", "newer").err
+
+
 def test_a_log_can_be_learned_twice(run, world):
     run("behavior", "learn", "log.jsonl", "--policies", "p.policy", "-o", "new")
     before = (world / "new" / "rows").read_bytes()
     ended = run("behavior", "learn", "log.jsonl", "--policies", "p.policy", "-o", "new")
     assert ended.out.splitlines()[0] == "learned 0 of 1,200 decisions, 1,200 already known"
-    assert ended.out.splitlines()[-1] == "new is unchanged"
+    assert ended.out.splitlines()[-1] == "nothing new was learned: new is unchanged"
     assert (world / "new" / "rows").read_bytes() == before
 
 
@@ -158,7 +165,9 @@ def test_duckdb_writes_the_same_folder(run, world, groups):
         shutil.copy(world / "served" / "key", world / place / "key")
         for log in ("log.jsonl", "plain.jsonl"):
             ended = run("behavior", "learn", log, "--policies", "p.policy", "-o", place, "--on", place)
-            assert ended.out.splitlines()[-1] == (f"wrote {place}" if log == "log.jsonl" else f"{place} is unchanged")
+            assert ended.out.splitlines()[-1] == (
+                f"wrote {place}" if log == "log.jsonl" else f"nothing new was learned: {place} is unchanged"
+            )
     names = ["rows", *(f"models/{file.name}" for file in (world / "thread" / "models").iterdir())]
     assert len(names) > 1
     names += ["recent"] if groups else []
@@ -223,6 +232,15 @@ def test_a_file_that_is_no_log_is_refused(run, world):
     ended = run("behavior", "learn", "p.policy", "-o", "new", "--format", "json")
     assert (ended.code, ended.json["error"]["kind"]) == (1, "log")
     assert not (world / "new").exists()
+
+
+def test_a_file_of_plain_events_is_refused_with_the_commands_that_read_it(run, world):
+    (world / "events.jsonl").write_text(
+        '{"at": "2026-06-01T09:00:00Z", "agent": "report-1", "endpoint": "GET /data"}\n'
+    )
+    ended = run("behavior", "learn", "events.jsonl", "-o", "new")
+    assert ended.code == 1
+    assert "hint: the file has plain events, which only `behavior evaluate`, `behavior suggest` and tests" in ended.err
 
 
 def test_a_folder_that_a_server_keeps_is_not_learned_into(run, world, server):

@@ -117,7 +117,7 @@ def learn(
         })  # fmt: skip
         return 0
     show_learned(Screen(), counts, state, found)
-    Screen().line(f"wrote {output}" if counts.learned else f"{output} is unchanged")
+    Screen().line(f"wrote {output}" if counts.learned else f"nothing new was learned: {output} is unchanged")
     return 0
 
 
@@ -257,6 +257,12 @@ def warn_of_gaps(counts: LogTally, known: LearningPolicies, state: BehaviorState
     for why, count in left_out.items():
         if count:
             screen.warn(f"left out {pluralize(count, 'decision')} that {why}")
+    unnamed = sum(not found.group for found in state.rows.values())
+    if unnamed and known.engine is not None:
+        screen.warn(
+            f"no profile and no agent block of the policies names {pluralize(unnamed, 'caller')}: check that the log "
+            "comes from these policies"
+        )
     warn_of_profiles(known.engine, {found.group for found in state.rows.values()})
 
 
