@@ -73,8 +73,8 @@ def test_ended_sessions_are_logged_at_a_limited_rate(caplog: pytest.LogCaptureFi
         for _ in range(int(LINE_SECONDS) + 2):
             table.replaceable()
     assert [one.getMessage() for one in caplog.records] == [
-        "1 sessions were ended to make room for others: 3 are open, 2 of them owned by a",
-        f"{int(LINE_SECONDS)} sessions were ended to make room for others: 3 are open, 2 of them owned by a",
+        "1 session ended to make room for others: 3 are open, 2 of them owned by a",
+        f"{int(LINE_SECONDS)} sessions ended to make room for others: 3 are open, 2 of them owned by a",
     ]
 
 

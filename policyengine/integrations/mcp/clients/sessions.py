@@ -12,6 +12,7 @@ from time import monotonic
 from typing import Any, Final, TypeAlias
 
 from policyengine.integrations.mcp.elicitation import caller_identity, proved_facts
+from policyengine.plurals import pluralize
 
 MAX_SESSIONS = 100
 LINE_SECONDS = 10.0  # seconds between two log lines
@@ -93,8 +94,8 @@ class SessionTable:
         now = self._clock()
         if self._told is None or now - self._told >= LINE_SECONDS:
             _LOG.warning(
-                "%d sessions were ended to make room for others: %d are open, %d of them owned by %s",
-                self._ended.total(), len(self._open), many, " ".join(owner),
+                "%s ended to make room for others: %d are open, %d of them owned by %s",
+                pluralize(self._ended.total(), "session"), len(self._open), many, " ".join(owner),
             )  # fmt: skip
             self._ended.clear()
             self._told = now
