@@ -283,3 +283,19 @@ def test_a_gateway_header_mistake_is_reported_with_its_place(project, line, mess
         assert found[1] == hint
     key = line.partition(" ")[0]
     assert found[2] == f"policyengine.toml:2:1: {message}\n  {line}\n  {'^' * len(key)}"
+
+
+@pytest.mark.parametrize("line", ['as = ["agnt=coder"]', 'as = ["agent"]', 'from_header = ["agent"]'])
+def test_config_check_reports_a_caller_that_the_gateway_would_refuse(project, run, line):
+    (project / "policyengine.toml").write_text(f"[mcp-gateway]\n{line}\n")
+    ended = run("config", "check", "policies")
+    assert ended.code == 1
+    assert f"`mcp-gateway.{line.split()[0]}`: " in ended.err
+    assert "is not a fact about the caller" in ended.err
+
+
+@pytest.mark.parametrize("action", ["check", "show"])
+def test_settings_of_policies_that_do_not_exist_are_an_error(project, run, action):
+    ended = run("config", action, "policeis")
+    assert (ended.code, ended.out) == (1, "")
+    assert "`policeis`: no such file or directory" in ended.err

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from errno import ENOENT
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from policyengine.cli.errors import CommandError
+from policyengine.cli.errors import CommandError, file_error
 from policyengine.cli.mcp_header_warnings import mcp_warnings, print_mcp_warnings
 from policyengine.cli.name_checks import check_mcp_servers
 from policyengine.cli.options.common import TextOrJson
@@ -79,6 +81,8 @@ def config(
       policyengine config show payments/
       policyengine config check --probe payments/
     """
+    if not path.exists():
+        raise file_error(path, FileNotFoundError(ENOENT, os.strerror(ENOENT)))
     found = load_settings([path])
     if action is ConfigAction.CHECK:
         return check_settings(found, path, format, probe=probe)
@@ -97,6 +101,7 @@ def check_settings(found: ProjectSettings, policies: Path, format: OutputFormat,
             where = f"`{row.setting.section}.{row.setting.key}`, from {row.source}"
             raise CommandError(ERROR_KIND, f"{where}: there is no file `{file}`", None, (("file", file),))
     check_callers(found)
+    check_gateway_callers(found)
     kernel = check_policy_names(found, policies)
     check_webhook_files(found)
     check_mcp_server_files(found)
@@ -132,6 +137,19 @@ def check_callers(found: ProjectSettings) -> None:
         bearer_tokens.check_operators(operators, tokens)
     except BearerTokenError as error:
         raise CommandError(ERROR_KIND, error.message, error.hint) from None
+
+
+def check_gateway_callers(found: ProjectSettings) -> None:
+    """Check the facts about the caller of `mcp-gateway`. Raises CommandError."""
+    from policyengine.cli.commands.mcp_gateway import CALLER_MEMBERS, parse_assignments
+
+    for key in ("as", "from_header"):
+        try:
+            parse_assignments(found.values.get(("mcp-gateway", key)), key)
+        except CommandError as error:  # a mistake in the file, not in the use of the command
+            hint = f'write `{key} = ["WORD=VALUE"]`, with one value for each of {", ".join(CALLER_MEMBERS)}'
+            message = f"`mcp-gateway.{key}`: {error.message}"
+            raise replace(error, kind=ERROR_KIND, message=message, hint=hint, code=1) from None
 
 
 def check_policy_names(found: ProjectSettings, policies: Path) -> k.Kernel | None:
