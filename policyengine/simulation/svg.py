@@ -178,9 +178,18 @@ def caller_panel(one: SimulatedCaller) -> Panel:
         told.append(f"pace {pace_words(one.total)}")
     if one.total.alarms:
         strips.append(PanelStrip("alarms", [float(slot is not None and slot.alarms > 0) for slot in folded]))
-        shapes = f", {one.total.new_shapes:,} with new shapes" if one.total.new_shapes else ""
-        told.append(f"{one.total.bursts:,} bursts, {one.total.new_endpoints:,} at new endpoints{shapes}")
+        told.append(alarm_words(one.total))
     return Panel(one.words, "; ".join(told), counts, tuple(strips))
+
+
+def alarm_words(counts: CallerCounts) -> str:
+    """Return the alarms of a caller; kinds without an alarm are left out, because a panel has only one line."""
+    alarms = {
+        "bursts": counts.bursts,
+        "at new endpoints": counts.new_endpoints,
+        "with new shapes": counts.new_shapes,
+    }
+    return ", ".join(f"{count:,} {what}" for what, count in alarms.items() if count)
 
 
 def limit_panel(played: SimulationResult, limit: SimulatedLimit) -> Panel:

@@ -122,6 +122,17 @@ def test_the_drawing_has_a_panel_for_each_caller(month: SimulationResult) -> Non
     assert {"Learned behavior", 'caller report-3, agent "report-*"', "trust", "pace", "alarms", "ready"} <= set(words)
 
 
+def test_the_words_of_a_panel_name_the_alarms_of_its_caller_and_are_not_cut(month: SimulationResult) -> None:
+    root = ElementTree.fromstring(svg.render_svg(month))
+    words = [one.text or "" for one in root.iter("{http://www.w3.org/2000/svg}text")]
+    first, second = month.learned[0].total, month.learned[1].total
+    assert [one.rpartition("; ")[2] for one in words if one.startswith("trust ")][:2] == [
+        f"{first.bursts} bursts",
+        f"{second.new_endpoints} at new endpoints",
+    ]
+    assert not [one for one in words if one.endswith("…")]
+
+
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_the_page_with_learned_behavior_is_whole_in_a_browser(
     month: SimulationResult, tmp_path: Path, dark: bool

@@ -150,7 +150,7 @@ def _play_events(
 
     try:
         with show_progress(
-            "simulating the traffic, in thousands", None if total is None else total // 1_000
+            "simulating the traffic, in thousands", None if total is None else -(-total // 1_000)
         ) as counted:
             simulate(plays.engine, plays.clock, events, series, counted, plays.tracker)
     except TrafficLineError as error:
