@@ -84,8 +84,9 @@ class Sealer:
         self.checkpoint = self.load_checkpoint()
         if had_key and self.checkpoint is None and log.exists() and log.stat().st_size:
             _LOG.warning(
-                "the log `%s` has lines and a key, but no checkpoint in `%s`: unless the last server was killed in its "
-                "first second, the seal was removed; the log is sealed again from its first line", log, self.folder,
+                "the log `%s` has lines and a key, but no checkpoint in `%s`: unless another process has just begun "
+                "the log, or the last one was killed in its first second, the seal was removed; the log is sealed "
+                "again from its first line", log, self.folder,
                 extra={"event": "log_seal_begins"},
             )  # fmt: skip
         self.failures, self._opened_at, self._throttle = 0, time(), LogThrottle.every(OVERDUE_SECONDS)
