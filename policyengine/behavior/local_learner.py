@@ -78,13 +78,14 @@ class LocalLearner:
         finally:
             lock.release()
 
-    def peek(self, caller: Caller, group: str, settings: ProfileSettings, tags: RequestTags, at: int) -> CallerFacts:
-        """Return the facts of a request that is only tried, possibly at another time. Nothing changes."""
+    def peek(self, caller: Caller, group: str, settings: ProfileSettings, tags: RequestTags, at: int) -> CallerSnapshot:
+        """Read the facts of a request that is only tried, possibly at another time. Nothing changes."""
         state = self.state
         settings = state.settings_at(settings, group, at)
         with self.lock:
             row = state.row_to_read(caller, at, settings)
-            return state.read_caller(row, caller, group, tags, at, settings)
+            facts = state.read_caller(row, caller, group, tags, at, settings)
+            return CallerSnapshot(caller, group, settings, tags, at, row, row.serial, state.model, facts)
 
     def is_current(self, reading: CallerSnapshot) -> bool:
         """Return whether a request would still have the facts that were read."""
@@ -133,12 +134,13 @@ class LocalLearner:
         """Return the number of a committed event in the row of the caller."""
         return charge.number if isinstance(charge, LocalSnapshot) else 0
 
-    def report(self, decision: str, failed: bool) -> None:
-        """Learn once whether the request of a decision failed."""
+    def report(self, decision: str, failed: bool) -> bool:
+        """Learn once whether the request of a decision failed. Return whether the outcome was awaited."""
         with self.lock:
             caller = self.reportable.take(decision)
             if caller is not None and failed:
                 self.state.fold_failure(caller)
+        return caller is not None
 
 
 @mypyc_attr(free_list_len=1)

@@ -20,7 +20,7 @@ from policyengine.behavior.events import (
     event_time,
     name_caller,
 )
-from policyengine.behavior.fold import CallerFacts, ProfileSettings
+from policyengine.behavior.fold import ProfileSettings
 from policyengine.behavior.local_learner import LocalLearner, LocalSnapshot
 from policyengine.behavior.shape import NO_SHAPE, structure_tag
 from policyengine.behavior.state import CallerRow, CallerSnapshot, SettingsOf
@@ -37,7 +37,6 @@ from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoin
 from policyengine.runtime.fact_access import fact_at
 from policyengine.runtime.patterns import Glob
 from policyengine.runtime.request import Request
-from policyengine.runtime.snapshot import LearnedFacts
 from policyengine.spec.match_endpoint import match_pattern
 
 MILLISECOND: Final = timedelta(milliseconds=1)
@@ -70,11 +69,11 @@ class CallerTracker(Protocol):
     ) -> CallerSnapshot: ...
     def peek(
         self, caller: Caller, group: str, settings: ProfileSettings, tags: RequestTags, at: int
-    ) -> CallerFacts: ...
+    ) -> CallerSnapshot: ...
     def charge(self, reading: CallerSnapshot, outcome: int, settings_of: SettingsOf) -> CallerCharge: ...
     def note(self, reading: CallerSnapshot, charge: CallerCharge) -> bool: ...
     def finish(self, reading: CallerSnapshot, charge: CallerCharge, decision: str | None) -> int: ...
-    def report(self, decision: str, failed: bool) -> None: ...
+    def report(self, decision: str, failed: bool) -> bool: ...
 
 
 class BehaviorReader:
@@ -119,13 +118,14 @@ class BehaviorReader:
         found.known = reading.known
         return reading
 
-    def peek(self, request: Request, moment: int) -> LearnedFacts | None:
-        """Return the facts of a request that is only tried: nothing is learned from it. Raises StoreError."""
+    def peek(self, request: Request, moment: int) -> CallerSnapshot | None:
+        """Read the behavior of the caller of a request that is only tried: nothing is learned from it. Raises
+        StoreError."""
         found = self.identify(request)
         if found is None:
             return None
         tags, settings = self.tags_of(request, found.profile), found.profile.settings
-        return self.tracker.peek(found.caller, found.group, settings, tags, event_time(moment)).to_facts()
+        return self.tracker.peek(found.caller, found.group, settings, tags, event_time(moment))
 
     def identify(self, request: Request) -> IdentifiedCaller | None:
         """Return the caller of a request, its class and its profile. Nothing is learned about users without an agent.
@@ -280,9 +280,10 @@ class BehaviorReader:
         if isinstance(charge, LocalSnapshot):
             charge.learn(outcome_key(decision.id), True, has_clamp(decision))
 
-    def report(self, decision: str, status: int | None) -> None:
-        """Learn whether the request of a decision failed, from its HTTP status."""
-        self.tracker.report(outcome_key(decision), status is not None and status >= FAILED_STATUS)
+    def report(self, decision: str, status: int | None) -> bool:
+        """Learn whether the request of a decision failed, from its HTTP status. Return whether this is the first report
+        about the decision of a known caller."""
+        return self.tracker.report(outcome_key(decision), status is not None and status >= FAILED_STATUS)
 
 
 def has_clamp(decision: Decision) -> bool:

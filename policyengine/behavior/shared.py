@@ -134,9 +134,11 @@ class SharedTracker:
         row, serial, model, facts = self._read(caller, group, settings, tags, at)
         return CallerSnapshot(caller, group, settings, tags, at, row, serial, model, facts)
 
-    def peek(self, caller: Caller, group: str, settings: ProfileSettings, tags: RequestTags, at: int) -> CallerFacts:
-        """Return the facts of a request that consumes nothing and from which nothing is learned. Raises StoreError."""
-        return self._read(caller, group, self._releases.settings_at(settings, group, at), tags, at)[-1]
+    def peek(self, caller: Caller, group: str, settings: ProfileSettings, tags: RequestTags, at: int) -> CallerSnapshot:
+        """Read the facts of a request that consumes nothing and from which nothing is learned. Raises StoreError."""
+        settings = self._releases.settings_at(settings, group, at)
+        row, serial, model, facts = self._read(caller, group, settings, tags, at)
+        return CallerSnapshot(caller, group, settings, tags, at, row, serial, model, facts)
 
     def _read(
         self, caller: Caller, group: str, settings: ProfileSettings, tags: RequestTags, at: int
@@ -269,13 +271,15 @@ class SharedTracker:
                 self._store.add_version(family, reading.caller.version, lasts, reading.at * 1_000)
         return number
 
-    def report(self, decision: str, failed: bool) -> None:
-        """Learn once whether the request of a decision failed. Raises StoreError."""
+    def report(self, decision: str, failed: bool) -> bool:
+        """Learn once whether the request of a decision failed. Return whether the outcome was awaited. Raises
+        StoreError."""
         self._open()
         key = self._store.report(decision, FAILED if failed else None, self._last * 1_000)
         if failed and key is not None:
             with self._lock:
                 self._callers.pop(key, None)  # the next decision reads the caller again, with the failure
+        return key is not None
 
     def forget(self, caller: Caller) -> bool:
         """Forget everything about a caller. Return whether anything was known. Raises StoreError."""

@@ -236,7 +236,7 @@ class Decider:
         Raises StoreError.
         """
         moment, compiled = self._moment(request), self.compiled
-        behavior = self._peek_behavior(request, moment)
+        read, behavior = self._peek_behavior(request, moment)
         for _ in range(MAX_COMMIT_TRIES):
             halts = self.halting.current
             if halts is not None and (denied := self.deny_halted(compiled, request, moment)) is not None:
@@ -246,17 +246,21 @@ class Decider:
                 break
         if effects is not NO_EFFECTS:
             decision = self._peek_limits(decision, effects, moment)
-        return DecisionBasis(decision, moment, state.spent, (), state.members, compiled.entities_mark, asked)
+        members = state.members
+        if self.behavior is not None and behavior is not None:
+            members += self.behavior.encode(read)
+        return DecisionBasis(decision, moment, state.spent, (), members, compiled.entities_mark, asked)
 
     def explain(self, request: Request) -> Explanation:
         """Return the decision of `evaluate` with its full trace. Raises StoreError."""
         moment, compiled = self._moment(request), self.compiled
-        request = self._resolve_granted(compiled, request, moment, self._peek_behavior(request, moment))[3] or request
+        behavior = self._peek_behavior(request, moment)[1]
+        request = self._resolve_granted(compiled, request, moment, behavior)[3] or request
         spent = self._spent_approvals(request)
         now = from_epoch_nanoseconds(moment)
         lookup = compiled.entities.looking()
         needs_state = self.kernel.watches or lookup is not None
-        behavior = self._peek_behavior(request, moment)
+        behavior = self._peek_behavior(request, moment)[1]
         planned = self._plan(compiled, request, moment, lookup, "", behavior) if needs_state else None
         history = self._fetch_history(planned) if isinstance(planned, Needs) else {}
         halts = None if self.halting.current is None else self.halting.enter(self.nanoseconds())
@@ -422,11 +426,14 @@ class Decider:
     def _spent_approvals(self, request: Request) -> frozenset[str]:
         return self.store.spent_among(approval.id for approval in request.approvals)
 
-    def _peek_behavior(self, request: Request, moment: int) -> LearnedFacts | None:
+    def _peek_behavior(self, request: Request, moment: int) -> tuple[CallerSnapshot | None, LearnedFacts | None]:
+        """Return what is read about the caller of a request that is only tried, and the facts; None without a caller.
+        If the store does not answer, all facts are unknown."""
         try:
-            return None if self.behavior is None else self.behavior.peek(request, moment)
+            read = None if self.behavior is None else self.behavior.peek(request, moment)
         except StoreError:
-            return UNREADABLE_FACTS
+            return None, UNREADABLE_FACTS
+        return read, None if read is None else read.to_facts()
 
     def _finish_learning(
         self, compiled: CompiledPolicies, request: Request, decision: Decision, state: DecisionState,

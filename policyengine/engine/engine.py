@@ -360,8 +360,8 @@ class Engine:
         budget entries. With a log, the outcome is recorded, with the `size` of the response in bytes and the `usage`:
         numbers such as `{"input_tokens": 12}`. The server counts `latency_ms` in its metrics; an in-process engine has
         no metrics. Returns False if the id is unknown, if the outcome was reported before or, without a log, if no
-        history or limit awaits the outcome. Raises RequestError if `output` is malformed, StoreError, and
-        OutcomeNotRecordedError if the outcome cannot be logged and the log's `on_failure` is to deny; then nothing
+        history, limit or learned behavior awaits the outcome. Raises RequestError if `output` is malformed, StoreError,
+        and OutcomeNotRecordedError if the outcome cannot be logged and the log's `on_failure` is to deny; then nothing
         changed.
         """
         report = OutcomeReport(status, normalize_facts(output), latency_ms, size, usage)

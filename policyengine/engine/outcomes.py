@@ -63,9 +63,8 @@ class OutcomeReporter:
     def _settle(self, decision: str, report: OutcomeReport, refund: bool) -> ReportStatus | None:
         """Pass the report to the store; return None if nothing there awaits the outcome. Raises StoreError."""
         key, now = outcome_key(decision), self._now()
-        if self.behavior is not None:
-            self.behavior.report(decision, report.status)
-        history = self._store.report(key, report, now)
+        is_learned = self.behavior is not None and self.behavior.report(decision, report.status)
+        history = merge_reports("first" if is_learned else None, self._store.report(key, report, now))
         # Finish the decision even if the history already has the report, because an interrupted report is sent again.
         return merge_reports(history, self._store.finish(key, now, refund=refund))
 

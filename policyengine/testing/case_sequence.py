@@ -48,7 +48,8 @@ class CaseSequence:
             return case.behavior
         if self.behavior is None:
             self.behavior = learn_traces(case.traces, epoch_microseconds(case.now) // 1_000, evaluator)
-        learned = self.behavior.peek(request, epoch_nanoseconds(case.now)) or {}
+        read = self.behavior.peek(request, epoch_nanoseconds(case.now))
+        learned = {} if read is None else read.to_facts()
         names = learned.keys() if case.traces else learned.keys() & ORDER_MEMBERS
         if "sequence" in case.behavior:
             names -= ORDER_MEMBERS

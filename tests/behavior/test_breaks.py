@@ -6,7 +6,9 @@ import pytest
 
 from policyengine import Engine
 from policyengine.audit import DecisionLog
-from policyengine.audit.reader import read_log
+from policyengine.audit.event_records import OutcomeRecord
+from policyengine.audit.reader import read_log, read_records
+from policyengine.audit.replay import replay_decision
 from policyengine.behavior.events import (
     ALLOWED,
     MAX_NAME_CHARACTERS,
@@ -22,9 +24,14 @@ from policyengine.behavior.log_events import LogEventReader
 from policyengine.behavior.plain_events import PlainEventError, line_events
 from policyengine.behavior.state import DAY, MAX_INSTANCES, BehaviorState
 from policyengine.behavior.tracker import BehaviorTracker
+from policyengine.runtime.history import OutcomeReport
 from policyengine.runtime.idempotency import IdempotencyKey
+from policyengine.stores.memory.store import MemoryStore
+from policyengine.stores.sqlite.store import SqliteStore
 from tests.behavior.callers import GROUP, SETTINGS, START, caller
 from tests.behavior.reporting_agents import BEGIN, POLICY, FakeClock, question, work
+from tests.behavior.test_call_orders import DENY, HEAD, PROFILE
+from tests.behavior.test_call_orders import question as calling
 
 OPEN = POLICY + "anyone { may GET /open }\n"
 
@@ -181,3 +188,39 @@ def test_a_folder_of_models_that_others_can_write_is_refused(tmp_path):
     (tmp_path / "learned" / "models").chmod(0o777)
     with pytest.raises(BehaviorFolderError, match="others can change the learned behavior"):
         BehaviorFolder(tmp_path / "learned")
+
+
+# ── What a log contains ───────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+def test_a_question_that_is_only_tried_is_replayed_from_what_it_read(tmp_path, clock, kind):
+    store = MemoryStore() if kind == "memory" else SqliteStore(tmp_path / "store.db")
+    log = DecisionLog(tmp_path / "log.jsonl", seal=None)
+    engine = Engine.from_text(HEAD + PROFILE + DENY, clock=clock, store=store, log=log)
+    data = calling("GET /data/sales")
+    assert not engine.evaluate(data).allowed
+    assert not engine.decide(data | {"options": {"consume": False}}).allowed
+    engine.behavior.close()
+    log.close()
+    tried = list(read_records(log.path))
+    assert [one.call for one in tried] == ["evaluate", "evaluate"]
+    assert [one.behavior.event for one in tried] == [0, 0]
+    assert all(replay_decision(one, engine.kernel).same for one in tried)
+
+
+def test_a_failure_that_is_reported_to_another_server_is_recorded(tmp_path, clock):
+    servers = []
+    for name in ("one", "other"):
+        log = DecisionLog(tmp_path / f"{name}.jsonl", seal=None)
+        store = SqliteStore(tmp_path / "store.db")
+        servers.append(Engine.from_text(POLICY, clock=clock, store=store, log=log))
+    first, second = servers
+    made = first.decide(question())
+    assert second.report_outcome(made.id, OutcomeReport(503, {})) == "first"
+    assert second.report_outcome(made.id, OutcomeReport(503, {})) is None
+    for engine in servers:
+        engine.behavior.close()
+        engine.log.close()
+    [outcome] = [one for one in read_log(tmp_path / "other.jsonl") if isinstance(one, OutcomeRecord)]
+    assert (outcome.decision, outcome.status) == (made.id, 503)
