@@ -22,6 +22,7 @@ _LOG = logging.getLogger("policyengine")
 MAX_COUNTED_BYTES = 1_048_576
 CHECK_INTERVAL_SECONDS = 1.0  # seconds between two checks whether the file was moved
 OWNER_ONLY = 0o600
+CLOSED = -1
 MAX_TIDY_SECONDS = 2.0  # seconds to wait for the deletion of old files when a process ends
 
 
@@ -98,8 +99,11 @@ class RotatingLogFile:
         self._due = 0.0
 
     def close(self) -> None:
-        """Close the file; nothing may be written afterwards."""
-        os.close(self._file)
+        """Close the file, once. A later write raises OSError: it must not reach another file, which may have got the
+        number of this one."""
+        closed, self._file = self._file, CLOSED
+        if closed != CLOSED:
+            os.close(closed)
 
     def holds(self, line: bytes) -> bool:
         """Return whether the file already contains the line, at its beginning or, if the parent process wrote it, near

@@ -112,6 +112,26 @@ def test_no_line_is_written_to_a_deleted_file_while_no_new_file_can_be_created(t
     assert [asked.decide(OPEN).id] == ids(folder / "decisions.jsonl")
 
 
+def test_a_decision_after_the_end_of_a_log_changes_no_file_that_has_its_number(tmp_path, path, looks_often):
+    asked = engine(path)
+    number = asked.log._file._file
+    asked.log.close()
+    opened = []
+    while not opened or opened[-1] < number:
+        opened.append(os.open(tmp_path / f"other-{len(opened)}", os.O_RDWR | os.O_CREAT | os.O_APPEND))
+    try:
+        assert opened[-1] == number
+        assert not asked.decide(OPEN).allowed
+        path.rename(tmp_path / "moved.jsonl")
+        assert not asked.decide(OPEN).allowed
+        asked.log.close()
+        assert os.fstat(number).st_ino == (tmp_path / f"other-{len(opened) - 1}").stat().st_ino
+        assert os.fstat(number).st_size == 0
+    finally:
+        for each in opened:
+            os.close(each)
+
+
 def test_reopen_switches_to_the_new_file_immediately(path):
     asked = engine(path)
     asked.decide(OPEN)
