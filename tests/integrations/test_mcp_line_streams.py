@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import subprocess
@@ -198,3 +199,27 @@ def test_a_group_whose_leader_has_ended_can_have_members() -> None:
     with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, start_new_session=True) as process:
         assert process.wait(20) == 0
         assert has_members(process.pid)
+
+
+@pytest.mark.parametrize("steps", range(5))
+def test_a_command_that_is_given_up_while_it_starts_closes_no_file_of_others(tmp_path: Path, steps: int) -> None:
+    pytest.importorskip("uvloop")
+
+    async def use() -> None:
+        async with command_streams([sys.executable, "-c", "input()"], {}):
+            await anyio.sleep_forever()
+
+    async def work() -> None:
+        gc.collect()  # nothing of other tests is closed meanwhile
+        async with anyio.create_task_group() as group:
+            group.start_soon(use)
+            for _ in range(steps):
+                await anyio.lowlevel.checkpoint()
+            group.cancel_scope.cancel()
+        opened = [os.open(tmp_path, os.O_RDONLY) for _ in range(8)]
+        gc.collect()
+        await anyio.sleep(0)
+        for number in opened:
+            os.close(number)  # raises an error if somebody else has closed it
+
+    anyio.run(work, backend_options={"use_uvloop": True})

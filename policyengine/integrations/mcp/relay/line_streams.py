@@ -231,11 +231,17 @@ async def own_streams() -> AsyncIterator[tuple[LineReader, LineWriter]]:
 
 @asynccontextmanager
 async def open_pipes(source: IO[bytes], sink: IO[bytes]) -> AsyncIterator[tuple[OfferedStream, asyncio.StreamWriter]]:
-    """Read and write pipes on the event loop. Both are closed after the block."""
+    """Read and write pipes on the event loop. Both are closed after the block.
+
+    Nothing cancels the loop while it takes a pipe: the loop and the file would both close the descriptor, the second of
+    them after somebody else may have got its number.
+    """
     loop, stream = asyncio.get_running_loop(), OfferedStream()
-    reading, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stream), source)
+    with anyio.CancelScope(shield=True):
+        reading, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stream), source)
     try:
-        writing, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, sink)
+        with anyio.CancelScope(shield=True):
+            writing, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, sink)
         try:
             yield stream, asyncio.StreamWriter(writing, protocol, None, loop)
         finally:
@@ -258,13 +264,14 @@ async def command_streams(
         for number in (its_input, its_output):
             its_ends.callback(os.close, number)
         async with open_pipes(*files) as (source, sink):
-            process = await asyncio.create_subprocess_exec(
-                *command,
-                stdin=its_input,
-                stdout=its_output,
-                env={**get_default_environment(), **environment},
-                start_new_session=True,
-            )
+            with anyio.CancelScope(shield=True):  # a process that nobody has would never be ended
+                process = await asyncio.create_subprocess_exec(
+                    *command,
+                    stdin=its_input,
+                    stdout=its_output,
+                    env={**get_default_environment(), **environment},
+                    start_new_session=True,
+                )
             its_ends.close()
             try:
                 yield LineReader(source, MAX_SERVER_LINE), LineWriter(sink)
