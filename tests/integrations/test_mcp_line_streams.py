@@ -13,11 +13,13 @@ from typing import Any
 
 import anyio
 import pytest
+from anyio.abc import TaskStatus
 from mcp.shared.message import SessionMessage
 from mcp_types import JSONRPCNotification, JSONRPCRequest
 
 from policyengine.integrations.mcp.relay import line_streams
 from policyengine.integrations.mcp.relay.line_streams import (
+    EndingCommands,
     LineReader,
     LineWriter,
     OversizedLineError,
@@ -223,3 +225,23 @@ def test_a_command_that_is_given_up_while_it_starts_closes_no_file_of_others(tmp
             os.close(number)  # raises an error if somebody else has closed it
 
     anyio.run(work, backend_options={"use_uvloop": True})
+
+
+def test_a_command_starts_only_when_enough_earlier_ones_have_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(line_streams, "END_SECONDS", 0.2)
+    ending = EndingCommands()
+
+    async def work() -> None:
+        async with anyio.create_task_group() as group:
+            earlier = await group.start(begin_and_end)
+            while not ending.count:
+                await anyio.sleep(0)
+            async with command_streams([sys.executable, "-c", "input()"], {}, ending, 1):
+                assert not is_running(earlier)
+        assert ending.count == 0
+
+    async def begin_and_end(*, task_status: TaskStatus[int]) -> None:
+        async with command_streams([sys.executable, "-c", STUBBORN], {}, ending, 1) as (reader, _):
+            task_status.started(int(kinds([await reader.receive()])[0]))
+
+    asyncio.run(asyncio.wait_for(work(), 60))

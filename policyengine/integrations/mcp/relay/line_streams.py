@@ -12,8 +12,8 @@ import stat
 import sys
 from asyncio.subprocess import Process
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from typing import IO, SupportsIndex, TypeAlias
 
 import anyio
@@ -38,6 +38,7 @@ CHUNK_BYTES = 1 << 16
 MAX_DIRECT_BACKLOG = 1 << 16  # bytes that a writer may hold when a line is written without waiting
 END_SECONDS = 2.0  # a command has to end after its input has ended, and again after SIGTERM
 KILL_SECONDS = 10.0  # a killed command ends once the machine has time for it
+MAX_ENDING = 100  # commands that have not ended yet
 POLL_SECONDS = 0.02  # between two looks at the processes that a command has left
 
 
@@ -253,11 +254,41 @@ async def open_pipes(source: IO[bytes], sink: IO[bytes]) -> AsyncIterator[tuple[
 # ── A command ─────────────────────────────────────────────────────────────────────────────────
 
 
+class EndingCommands:
+    """Counts the commands that have to end and have not: further ones start only when fewer than `most` are left.
+    Otherwise, callers that begin and end sessions quickly could fill the machine with commands that ignore SIGTERM."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._changed = anyio.Event()
+
+    async def wait_below(self, most: int) -> None:
+        while self.count >= most:
+            await self._changed.wait()
+
+    @contextmanager
+    def enter(self) -> Iterator[None]:
+        """Count a command during the block, in which it ends."""
+        self.count += 1
+        try:
+            yield
+        finally:
+            self.count -= 1
+            self._changed.set()
+            self._changed = anyio.Event()
+
+
 @asynccontextmanager
 async def command_streams(
-    command: Sequence[str], environment: Mapping[str, str]
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    ending: EndingCommands | None = None,
+    most_ending: int = MAX_ENDING,
 ) -> AsyncIterator[tuple[LineReader, LineWriter]]:
-    """Start a command in a process group of its own, and end the group with the block."""
+    """Start a command in a process group of its own, and end the group with the block. Before that, wait until fewer
+    than `most_ending` commands are `ending`."""
+    ending = ending or EndingCommands()
+    await ending.wait_below(most_ending)
     (its_input, own_output), (own_input, its_output) = os.pipe(), os.pipe()
     files = os.fdopen(own_input, "rb", 0), os.fdopen(own_output, "wb", 0)
     with ExitStack() as its_ends:
@@ -276,7 +307,7 @@ async def command_streams(
             try:
                 yield LineReader(source, MAX_SERVER_LINE), LineWriter(sink)
             finally:
-                with anyio.CancelScope(shield=True):
+                with anyio.CancelScope(shield=True), ending.enter():
                     await end_process(process, source, sink)
 
 

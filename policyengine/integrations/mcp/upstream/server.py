@@ -6,14 +6,14 @@ import os
 import shlex
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import anyio
 
 from policyengine.install_hints import install_command
 from policyengine.integrations.mcp.clients.sessions import MAX_SESSIONS
-from policyengine.integrations.mcp.relay.line_streams import command_streams
+from policyengine.integrations.mcp.relay.line_streams import EndingCommands, command_streams
 from policyengine.integrations.mcp.upstream.http_session import HttpSession
 from policyengine.integrations.mcp.upstream.linked_command import link_command
 from policyengine.integrations.mcp.upstream_protocols import UpstreamProtocol
@@ -41,6 +41,7 @@ class McpUpstream:
     limit: float
     protocol: UpstreamProtocol = UpstreamProtocol.AUTO
     max_sessions: int = MAX_SESSIONS
+    ending: EndingCommands = field(default_factory=EndingCommands, compare=False)  # of sessions that are over
 
     @property
     def is_url(self) -> bool:
@@ -55,7 +56,7 @@ class McpUpstream:
     def _command(self) -> Streams:
         command, *arguments = link_command(shlex.split(self.target))
         if os.name == "posix":
-            return command_streams([command, *arguments], self.environment)
+            return command_streams([command, *arguments], self.environment, self.ending, self.max_sessions)
         return stdio_client(StdioServerParameters(command=command, args=arguments, env=dict(self.environment)))
 
 
