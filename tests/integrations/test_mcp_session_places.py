@@ -151,6 +151,25 @@ def test_an_idle_session_of_a_busy_caller_makes_room_for_one_that_waits() -> Non
     run(work())
 
 
+def test_a_parked_call_whose_server_has_ended_keeps_no_session() -> None:
+    behind = EraServer("legacy")
+
+    async def work() -> None:
+        async with pool_of(behind, most=2, seconds=0.01) as pool:
+            parked = [await pool.exchange(pool_call(owner, params={"name": "ask"})) for owner in "ab"]
+            ended = pool._open[0].session
+            ended.close()
+            while not ended.is_over:
+                await anyio.sleep(0)
+            await pool.exchange(pool_call("c"))
+            answers = {key: {"action": "accept"} for key in parked[0]["inputRequests"]}
+            repeated = {"name": "ask", "requestState": parked[0]["requestState"], "inputResponses": answers}
+            with pytest.raises(MCPError):
+                await pool.exchange(pool_call("a", params=repeated))
+
+    run(work())
+
+
 # ── Answers ───────────────────────────────────────────────────────────────────────────────────
 
 

@@ -380,8 +380,9 @@ class SessionPool:
         return True
 
     def _forget_ended(self) -> None:
+        """Give the places of sessions back that the server has ended, also while a call in them is parked."""
         for pooled in list(self._open):
-            if pooled.session.is_over and not pooled.is_busy:
+            if pooled.session.is_over:
                 self._end(pooled)
 
     def _wake(self, owner: Owner) -> None:
