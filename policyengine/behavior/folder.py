@@ -263,6 +263,11 @@ class BehaviorFolder:
         finally:
             new.unlink(missing_ok=True)
 
+    @property
+    def has_rows(self) -> bool:
+        """Whether rows were saved, perhaps none."""
+        return (self.path / "rows").exists()
+
     def load_rows(self, model: int) -> dict[Caller, CallerRow]:
         """Load the rows; the result is empty if the file does not exist. `model` is the number of the latest model.
         Raises BehaviorFolderError."""

@@ -199,7 +199,7 @@ class BehaviorTracker:
         model = folder.latest_model()
         rows = folder.load_rows(model.content.serial)
         with self._lock:
-            if rows:
+            if rows or folder.has_rows:  # there are none if an operator asked to forget all callers
                 self.state.rows, self.state.model = rows, model
             self.state.learned_day = self.state.model.content.made // DAY
             self._saved_model = model.content.serial

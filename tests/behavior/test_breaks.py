@@ -21,6 +21,7 @@ from policyengine.behavior.events import (
 from policyengine.behavior.fold import ProfileSettings
 from policyengine.behavior.folder import BehaviorFolder, BehaviorFolderError
 from policyengine.behavior.log_events import LogEventReader
+from policyengine.behavior.operator_files import ForgetRequest, request_to_forget
 from policyengine.behavior.plain_events import PlainEventError, line_events
 from policyengine.behavior.state import DAY, MAX_INSTANCES, BehaviorState
 from policyengine.behavior.tracker import BehaviorTracker
@@ -144,6 +145,19 @@ def test_a_server_that_gets_the_folder_later_continues_with_what_was_saved(tmp_p
     new.behavior.close()
     rows = BehaviorTracker.open(tmp_path / "learned").state.rows
     assert rows[Caller("idp", "report-0")].row.serial == 51
+
+
+def test_a_server_that_gets_the_folder_later_does_not_bring_forgotten_callers_back(tmp_path, clock):
+    old = Engine.from_text(POLICY, clock=clock, behavior=tmp_path / "learned")
+    ask(old)
+    old.behavior.keep()
+    new = Engine.from_text(POLICY, clock=clock, behavior=tmp_path / "learned")
+    assert new.behavior.state.rows
+    request_to_forget(old.behavior.folder, ForgetRequest(everything=True))
+    old.behavior.close()
+    new.behavior.keep()
+    assert new.behavior.state.rows == {}
+    new.behavior.close()
 
 
 def test_a_repeated_idempotency_key_is_one_event_of_a_log(tmp_path, clock):
