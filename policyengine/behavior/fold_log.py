@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -11,11 +10,11 @@ from policyengine.audit.event_records import OutcomeRecord
 from policyengine.audit.files import Report
 from policyengine.audit.logged_behavior import LoggedBehavior
 from policyengine.audit.reader import DecisionRecord, LogEntry, read_log
-from policyengine.behavior.events import BehaviorEvent, Caller, event_time, name_caller
+from policyengine.behavior.events import BehaviorEvent, event_time, name_caller
 from policyengine.behavior.fold import CallerFacts
 from policyengine.behavior.model import BehaviorModel
 from policyengine.behavior.reader import FAILED_STATUS, OUTCOMES
-from policyengine.behavior.reportable import MAX_REPORTABLE
+from policyengine.behavior.reportable import MAX_REPORTABLE, ReportableDecisions
 from policyengine.behavior.state import BehaviorState, SettingsOf
 from policyengine.clock import epoch_nanoseconds
 from policyengine.runtime.decision import Outcome
@@ -49,14 +48,16 @@ def fold_log(
     *,
     models: Mapping[str, BehaviorModel] | None = None,
     tell: Report = lambda message: None,
+    most_reportable: int = MAX_REPORTABLE,
 ) -> None:
     """Fold the decisions and the reported failures of a log into a state, in the order of the log.
 
     `state` needs the key whose tags are in the log. With `models` (by digest), each decision is folded with the model
     that it used; without `models`, models are learned again. Decisions without learned facts are skipped. `tell`
-    receives a message for each line that is not a record. Raises OSError.
+    receives a message for each line that is not a record. `most_reportable` is the number of decisions that await a
+    report. Raises OSError.
     """
-    fold_entries(read_log(path, tell), state, settings_of, found, models)
+    fold_entries(read_log(path, tell), state, settings_of, found, models, most_reportable)
 
 
 def fold_entries(
@@ -65,12 +66,13 @@ def fold_entries(
     settings_of: SettingsOf,
     found: Callable[[FoldedDecision], None],
     models: Mapping[str, BehaviorModel] | None,
+    most_reportable: int = MAX_REPORTABLE,
 ) -> None:
-    callers: OrderedDict[str, Caller] = OrderedDict()  # the callers of allowed decisions whose failure may be reported
+    reportable = ReportableDecisions(most_reportable)  # as many as the process remembered that wrote the log
     state.learns = models is None
     for entry in entries:
         if isinstance(entry, OutcomeRecord):
-            caller = callers.pop(entry.decision, None)
+            caller = reportable.take(entry.decision)
             if caller is not None and entry.status is not None and entry.status >= FAILED_STATUS:
                 state.fold_failure(caller)
         elif isinstance(entry, DecisionRecord) and entry.behavior is not None and entry.behavior.event:
@@ -82,9 +84,7 @@ def fold_entries(
                 state.rows.pop(event.caller, None)  # the caller was forgotten
             found(FoldedDecision(entry, logged, state.fold(event, settings_of)))
             if entry.outcome is Outcome.ALLOW:
-                if len(callers) >= MAX_REPORTABLE:
-                    callers.popitem(last=False)
-                callers[entry.id] = event.caller
+                reportable.add(entry.id, event.caller)
 
 
 def logged_event(record: DecisionRecord, logged: LoggedBehavior) -> BehaviorEvent:

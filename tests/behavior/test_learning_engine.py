@@ -13,6 +13,7 @@ from policyengine.audit.replay import replay_decision
 from policyengine.behavior.events import Caller, RequestTags
 from policyengine.behavior.fold_log import fold_log
 from policyengine.behavior.row import pack_row, unpack_row
+from policyengine.behavior.reportable import ReportableDecisions
 from policyengine.behavior.state import BehaviorState, CallerRow
 from policyengine.behavior.tracker import BehaviorTracker
 from tests.audit.log_lines import problems
@@ -173,6 +174,21 @@ def test_folding_repeats_planned_changes_and_forgotten_callers(clock, tmp_path):
     assert {one.logged.released for one in folded} == {True, False}
     assert packed(again) == packed(tracker.state)
     assert all(one.is_same for one in folded)
+
+
+def test_folding_forgets_the_same_decisions_before_their_failures_are_reported(clock, tmp_path):
+    log = DecisionLog(tmp_path / "log.jsonl", seal=None)
+    learned = Engine.from_text(POLICY, clock=clock, log=log)
+    learned.behavior.learner.reportable = ReportableDecisions(4)
+    made = [learned.decide(question(agent=number)).id for number in range(7)]
+    for decision in made:
+        assert learned.report(decision, status=500)
+    log.close()
+    state = learned.behavior.state
+    again = BehaviorState(state.tagger)
+    fold_log(log.path, again, learned.decider.behavior.settings_of, most_reportable=4)
+    assert packed(again) == packed(state)
+    assert [found.row.errors > 0 for found in state.rows.values()] == [False] * 4 + [True] * 3
 
 
 def test_every_decision_is_replayed_from_its_record(learned, clock):
