@@ -12,8 +12,8 @@ from policyengine.audit.reader import read_records
 from policyengine.audit.replay import replay_decision
 from policyengine.behavior.events import Caller, RequestTags
 from policyengine.behavior.fold_log import fold_log
-from policyengine.behavior.row import pack_row, unpack_row
 from policyengine.behavior.reportable import ReportableDecisions
+from policyengine.behavior.row import pack_row, unpack_row
 from policyengine.behavior.state import BehaviorState, CallerRow
 from policyengine.behavior.tracker import BehaviorTracker
 from tests.audit.log_lines import problems

@@ -235,7 +235,7 @@ async def open_pipes(source: IO[bytes], sink: IO[bytes]) -> AsyncIterator[tuple[
     """Read and write pipes on the event loop. Both are closed after the block.
 
     Nothing cancels the loop while it takes a pipe: the loop and the file would both close the descriptor, the second of
-    them after somebody else may have got its number.
+    them after another connection may have got its number.
     """
     loop, stream = asyncio.get_running_loop(), OfferedStream()
     with anyio.CancelScope(shield=True):
@@ -295,7 +295,7 @@ async def command_streams(
         for number in (its_input, its_output):
             its_ends.callback(os.close, number)
         async with open_pipes(*files) as (source, sink):
-            with anyio.CancelScope(shield=True):  # a process that nobody has would never be ended
+            with anyio.CancelScope(shield=True):  # otherwise, the process could be left running
                 process = await asyncio.create_subprocess_exec(
                     *command,
                     stdin=its_input,
