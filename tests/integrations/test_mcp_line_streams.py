@@ -26,6 +26,7 @@ from policyengine.integrations.mcp.relay.line_streams import (
     command_streams,
     has_members,
 )
+from policyengine.integrations.mcp.relay.pipe_file import PipeFile
 from policyengine.integrations.mcp.unambiguous_messages import get_raw_message
 from tests.processes import is_running, wait_until
 
@@ -245,3 +246,17 @@ def test_a_command_starts_only_when_enough_earlier_ones_have_ended(monkeypatch: 
             task_status.started(int(kinds([await reader.receive()])[0]))
 
     asyncio.run(asyncio.wait_for(work(), 60))
+
+
+def test_the_file_of_a_pipe_closes_no_file_that_has_its_number() -> None:
+    (reader, writer), (other, its_end) = os.pipe(), os.pipe()
+    file = PipeFile(reader, "rb")
+    os.close(reader)  # as uvloop does
+    os.dup2(other, reader)
+    file.close()
+    for number in (reader, other, its_end):
+        os.close(number)
+    with PipeFile(writer, "wb"):
+        pass
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.close(writer)

@@ -22,6 +22,7 @@ from msgspec.json import decode, encode
 
 from policyengine.install_hints import install_command
 from policyengine.integrations.mcp.relay.direct_calls import MAX_USUAL_PARTS, REQUEST_MEMBERS, RESPONSE_MEMBERS
+from policyengine.integrations.mcp.relay.pipe_file import PipeFile
 from policyengine.integrations.mcp.unambiguous_messages import StdioRequest
 
 try:
@@ -231,7 +232,9 @@ async def own_streams() -> AsyncIterator[tuple[LineReader, LineWriter]]:
 
 
 @asynccontextmanager
-async def open_pipes(source: IO[bytes], sink: IO[bytes]) -> AsyncIterator[tuple[OfferedStream, asyncio.StreamWriter]]:
+async def open_pipes(
+    source: IO[bytes] | PipeFile, sink: IO[bytes] | PipeFile
+) -> AsyncIterator[tuple[OfferedStream, asyncio.StreamWriter]]:
     """Read and write pipes on the event loop. Both are closed after the block.
 
     Nothing cancels the loop while it takes a pipe: the loop and the file would both close the descriptor, the second of
@@ -290,7 +293,7 @@ async def command_streams(
     ending = ending or EndingCommands()
     await ending.wait_below(most_ending)
     (its_input, own_output), (own_input, its_output) = os.pipe(), os.pipe()
-    files = os.fdopen(own_input, "rb", 0), os.fdopen(own_output, "wb", 0)
+    files = PipeFile(own_input, "rb"), PipeFile(own_output, "wb")
     with ExitStack() as its_ends:
         for number in (its_input, its_output):
             its_ends.callback(os.close, number)
