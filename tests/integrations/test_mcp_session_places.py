@@ -227,6 +227,7 @@ def test_a_call_that_finds_no_session_in_time_is_refused_and_leaves_the_line() -
             with pytest.raises(MCPError, match="all 2 sessions"):
                 await pool.exchange(pool_call("c"))
             assert not pool._places.is_wanted(A, is_needed=False)
+            assert not pool._freed  # nothing is left of callers that got no session
 
     run(work())
 

@@ -324,7 +324,12 @@ class SessionPool:
         raise busy_error(SESSIONS_BUSY, message, hint)
 
     async def _wait_freed(self, owner: Owner) -> None:
-        await self._freed.setdefault(owner, anyio.Event()).wait()
+        event = self._freed.setdefault(owner, anyio.Event())
+        try:
+            await event.wait()
+        finally:
+            if self._freed.get(owner) is event and not event.statistics().tasks_waiting:
+                del self._freed[owner]
 
     def _fits(self, pooled: PooledSession, owner: Owner, key: str) -> bool:
         return not pooled.is_busy and owner != NOBODY and pooled.owner == owner and pooled.key == key
