@@ -81,7 +81,7 @@ def fold_entries(
                 state.model = models.get(logged.model, state.model)
             event = logged_event(entry, logged)
             if logged.event == 1:
-                state.rows.pop(event.caller, None)  # the caller was forgotten
+                state.forget_row(event.caller)  # if there was one
             found(FoldedDecision(entry, logged, state.fold(event, settings_of)))
             if entry.outcome is Outcome.ALLOW:
                 reportable.add(entry.id, event.caller)

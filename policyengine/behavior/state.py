@@ -501,6 +501,11 @@ class BehaviorState:
             self.model = self.model.without_members({self.members.of(one.issuer, one.agent) for one in found})
         return sum(map(self._drop, found))
 
+    def forget_row(self, caller: Caller) -> None:
+        """Forget the row of one caller, if there is one."""
+        self.fold_waiting()
+        self._drop(caller)
+
     def forget_model(self) -> None:
         """Forget everything that was learned about classes."""
         content = self.model.content

@@ -10,7 +10,7 @@ from policyengine import Engine
 from policyengine.audit import DecisionLog
 from policyengine.audit.reader import read_records
 from policyengine.audit.replay import replay_decision
-from policyengine.behavior.events import Caller, RequestTags
+from policyengine.behavior.events import Caller, RequestTags, Tagger
 from policyengine.behavior.fold_log import fold_log
 from policyengine.behavior.reportable import ReportableDecisions
 from policyengine.behavior.row import pack_row, unpack_row
@@ -189,6 +189,24 @@ def test_folding_forgets_the_same_decisions_before_their_failures_are_reported(c
     fold_log(log.path, again, learned.decider.behavior.settings_of, most_reportable=4)
     assert packed(again) == packed(state)
     assert [found.row.errors > 0 for found in state.rows.values()] == [False] * 4 + [True] * 3
+
+
+def test_folding_a_forgotten_caller_displaces_no_other_instance_of_its_agent(clock, tmp_path):
+    log = DecisionLog(tmp_path / "log.jsonl", seal=None)
+    tracker = BehaviorTracker(BehaviorState(Tagger(b"key"), most_instances=2))
+    learned = Engine.from_text(POLICY, clock=clock, log=log, behavior=tracker)
+    for instance in ("b", "a", "a"):
+        asked = question()
+        asked["agent"]["instance"] = instance
+        learned.decide(asked)
+        if len(tracker.state.rows) == 2:
+            tracker.forget(Caller("idp", "report-0", "a"))
+    learned.decide(asked)
+    log.close()
+    again = BehaviorState(Tagger(b"key"), most_instances=2)
+    fold_log(log.path, again, learned.decider.behavior.settings_of)
+    assert len(again.rows) == 2
+    assert packed(again) == packed(tracker.state)
 
 
 def test_every_decision_is_replayed_from_its_record(learned, clock):
