@@ -257,9 +257,10 @@ class Sealer:
                     "writes the log seals the rest", self.log, WAIT_SECONDS, extra={"event": "log_seal_fails"},
                 )  # fmt: skip
                 return
-        with suppress(OSError):
-            if self._writing >= 0:
-                os.close(self._writing)
+        closed, self._writing = self._writing, -1  # first: a second stop must not close it again
+        if closed >= 0:
+            with suppress(OSError):
+                os.close(closed)
         until = monotonic() + LOCK_SECONDS
         while not self._seal_last() and monotonic() < until and not self._failing:
             Event().wait(LOCK_RETRY_SECONDS)

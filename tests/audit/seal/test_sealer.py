@@ -749,6 +749,26 @@ def test_a_folder_that_is_removed_while_the_log_is_written_is_reported_and_not_m
     assert (verified(path).size, problems(path)) == (4, [])
 
 
+def test_a_stop_that_is_interrupted_leaves_no_number_of_a_closed_file(path, tmp_path, monkeypatch):
+    log = DecisionLog(path)
+    write_lines(log, 3)
+    log.wake()
+    number = log.sealer._writing
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(log.sealer, "_seal_last", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            log.sealer.stop()
+    other = os.open(tmp_path, os.O_RDONLY)
+    os.dup2(other, number)
+    log.close()
+    for each in {number, other}:
+        os.close(each)  # raises an error if the sealer has closed it
+
+
 def damage_state(path: Path) -> None:
     (folder(path) / "state").write_text("{")
 
