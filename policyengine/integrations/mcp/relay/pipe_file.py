@@ -1,4 +1,4 @@
-"""The file of a pipe that an event loop uses: it closes its descriptor once, whoever closes it first."""
+"""The file of a pipe that an event loop uses: it closes its descriptor once, also if the loop has closed it before."""
 
 from __future__ import annotations
 
