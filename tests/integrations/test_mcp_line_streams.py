@@ -213,14 +213,14 @@ def test_a_command_that_is_given_up_while_it_starts_closes_no_file_of_others(tmp
             await anyio.sleep_forever()
 
     async def work() -> None:
-        gc.collect()  # nothing of other tests is closed meanwhile
+        gc.collect(1)  # nothing of other tests is closed meanwhile
         async with anyio.create_task_group() as group:
             group.start_soon(use)
             for _ in range(steps):
                 await anyio.lowlevel.checkpoint()
             group.cancel_scope.cancel()
         opened = [os.open(tmp_path, os.O_RDONLY) for _ in range(8)]
-        gc.collect()
+        gc.collect(1)
         await anyio.sleep(0)
         for number in opened:
             os.close(number)  # raises an error if somebody else has closed it
