@@ -42,5 +42,8 @@ PinFileOption: TypeAlias = Annotated[
 ]
 UnreviewedOption: TypeAlias = Annotated[
     UnreviewedTools,
-    typer.Option("--unreviewed", help="With a pin file: what happens to tools that are not reviewed."),
+    typer.Option(
+        "--unreviewed",
+        help="With a pin file: what to do with tools that are not reviewed: deny them, or let the policies decide.",
+    ),
 ]

@@ -60,8 +60,8 @@ UpstreamProtocolOption: TypeAlias = Annotated[
     UpstreamProtocol,
     typer.Option(
         "--upstream-protocol",
-        help="The versions of MCP in which the server is used: those of each client, only 2026-07-28 (modern), or only "
-        "earlier ones (legacy).",
+        help="Versions of MCP to use with the server: that of each client (auto), only 2026-07-28 (modern), or only "
+        "earlier versions (legacy).",
     ),
 ]
 MaxSessions: TypeAlias = Annotated[
@@ -71,7 +71,7 @@ MaxSessions: TypeAlias = Annotated[
         metavar="N",
         min=2,
         max=10_000,
-        help="Sessions of legacy clients and, for modern clients, sessions with a legacy server.",
+        help="Maximum number of sessions of legacy clients, and of sessions with a legacy server for modern clients.",
     ),
 ]
 AnswerSeconds: TypeAlias = Annotated[

@@ -161,7 +161,7 @@ class HaltSettings(CommandSection):
         option="halt_operator",
         commands=("serve",),
     )
-    file: t.File | None = setting("none", "file with halts, followed like the store", must_exist=True)
+    file: t.File | None = setting("none", "file with halts, in addition to those in the store", must_exist=True)
 
 
 class BehaviorSettings(CommandSection):
@@ -253,7 +253,7 @@ class AuthzenSettings(CommandSection):
         "`context.consume` is false",
     )
     mcp_server: t.McpServerName | None = setting(
-        "none", "the MCP server that evaluations mean, by its name in policies"
+        "none", "the MCP server, by its name in policies, to which AuthZEN evaluations refer"
     )
 
 
@@ -281,7 +281,7 @@ class ConsoleSettings(CommandSection):
     )
     client_auth: ClientAuth | None = setting("client_secret_basic", "how the console authenticates to the issuer")
     scopes: t.Texts | None = setting("none", "scopes to request in addition to `openid`")
-    view: t.RoleRuleTexts | None = setting("none", "rules for who may see the pages")
+    view: t.RoleRuleTexts | None = setting("none", "rules for who may see the pages, such as `roles:finance`, or `*`")
     approve: t.RoleRuleTexts | None = setting("none", "rules for who may also approve requests")
     halt: t.RoleRuleTexts | None = setting("none", "rules for who may also halt agents")
     link_user: t.Text | None = setting("operator", "name of the person who signs in with a link from the terminal")
@@ -302,14 +302,14 @@ class ApprovalsSettings(CommandSection):
     )
     wait: t.ApprovalWait | None = setting("1d", "how long people can answer, from `1m` to `7d`")
     issuers: t.Texts | None = setting(
-        "issuers with `users like`, and an issuer without it if it is the only one",
+        "issuers with `users like`; also the issuer without it, if there is exactly one",
         "issuers whose users may answer; a user must have the same name under all of them",
     )
     most_per_requester: t.PositiveNumber | None = setting(
         "20", "maximum number of approvals of one requester that are open, denied or withdrawn"
     )
     most_per_approver: t.PositiveNumber | None = setting(
-        "100", "maximum number of approvals that wait for the same people; one agent has at most half of it"
+        "100", "maximum number of approvals that wait for the same people; at most half of them by one agent"
     )
     url: t.LinkUrl | None = setting("`public_url` of `[serve]`", "URL of the server at which people answer")
     webhook_spool: t.File | None = setting(
@@ -345,7 +345,7 @@ class WebhookSettings(SettingsSection):
     include_request: t.Boolean = setting("false", "include the values of the request, without secrets", value=False)
     allow_private: t.Boolean = setting("false", "permit addresses of this machine and of private networks", value=False)
     ca: t.File | None = setting("the system's", "PEM file of certificates to trust")
-    timeout: t.AttemptSeconds = setting("10", "maximum number of seconds of an attempt", value=10.0)
+    timeout: t.AttemptSeconds = setting("10", "time limit of an attempt, in seconds", value=10.0)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -402,7 +402,7 @@ class McpServerSettings(SettingsSection):
     token_file: t.File | None = setting("none", "file with the bearer token for probes")
     ca: t.File | None = setting("the system's", "PEM file of certificates to trust for probes")
     resource: t.LinkUrl | None = setting(
-        "none", "public URL of the server, the audience of its tokens, which names it in AuthZEN evaluations"
+        "none", "public URL of the server: the audience of its tokens, and its ID in AuthZEN evaluations"
     )
 
     @model_validator(mode="after")
@@ -479,16 +479,20 @@ class McpGatewaySettings(CommandSection):
     as_: t.Texts | None = setting(
         "none", "facts about the caller: `agent=coder`, `issuer=local`", alias="as", option="identity"
     )
-    from_header: t.Texts | None = setting("none", "facts about the caller, from headers", option="header")
+    from_header: t.Texts | None = setting(
+        "none", "headers with facts about the caller: `agent=x-agent`, `user=x-user`", option="header"
+    )
     host: t.Text | None = setting("127.0.0.1", "address to listen on; one that other machines reach needs `identity`")
     port: t.Port | None = setting("none: stdio", "port for HTTP")
     metrics_port: t.Port | None = setting("none", "port that serves `/metrics` without a token")
     public_url: t.Text | None = setting("none", "public URL of this gateway, without `/mcp`, behind a TLS proxy")
     initial_scopes: t.Texts | None = setting(
-        "all", "scopes that clients request first, with `identity`", option="initial_scope"
+        "all",
+        "with `identity`: scopes that clients request first, before a call needs another one",
+        option="initial_scope",
     )
     allowed_hosts: t.Hosts | None = setting(
-        "none", "host names, besides loopback, that requests may use", option="allowed_host"
+        "none", "host names, besides loopback names, that are accepted in `Host`", option="allowed_host"
     )
     timeout: t.Seconds | None = setting("60", "seconds to wait for a response from the server")
     wait_for_approval: t.ApprovalSeconds | None = setting("0", "seconds that a call waits for an approval")
@@ -496,20 +500,24 @@ class McpGatewaySettings(CommandSection):
     approval_pages: t.Text | None = setting(
         "`public_url` of `[console]`", "public URL of the console, for links to approvals"
     )
-    env: t.Texts | None = setting("none", "environment variables to pass to the command")
+    env: t.Texts | None = setting("none", "names of environment variables to pass to the command")
     upstream_token_file: t.File | None = setting(
         "none", "file with the bearer token for the server", option="token_file", must_exist=True
     )
     max_sessions: t.SessionCount | None = setting(
-        "100", "sessions of legacy clients, and sessions with a legacy server for modern clients"
+        "100", "maximum number of sessions of legacy clients, and of sessions with a legacy server for modern clients"
     )
     upstream_protocol: UpstreamVersions | None = setting(
-        "auto", "`modern` or `legacy`: use a server of both only by requests of 2026-07-28, or only in sessions"
+        "auto",
+        "versions of MCP to use with the server: `modern` (only 2026-07-28), `legacy` (only earlier versions), or `auto` "
+        "(that of each client)",
     )
     pins: t.File | None = setting(
         "`mcp-pins.json` next to the policies", "file with the reviewed definitions of tools", must_exist=True
     )
-    unreviewed: Unreviewed | None = setting("deny", "`decide`: policies decide calls of tools that are not reviewed")
+    unreviewed: Unreviewed | None = setting(
+        "deny", "what to do with tools that are not reviewed: `deny`, or `decide` by the policies"
+    )
     entities: t.EntitySources | None = setting("none", "entities: files, folders, URLs of databases", must_exist=True)
     identity: t.File | None = setting(
         "none", "verify callers as configured in this `identity.toml`", option="identity_file", must_exist=True
