@@ -132,9 +132,9 @@ class ConditionEvaluator:
     def evaluate(
         self, endpoint: Endpoint, learned: LearnedFacts, facts_of: Callable[[], Facts | Unknown]
     ) -> Iterator[tuple[int, Value]]:
-        """Yield the number and the value of each condition that applies at the endpoint of a request. `facts_of` is
-        called at most once, if a condition also reads other facts, and returns all facts of the request, or why they
-        are unknown.
+        """Yield the number and the value of each condition that applies at the endpoint of a request. `facts_of`
+        returns all facts of the request, or why they are unknown; it is called at most once, when the first condition
+        reads a fact that is not learned.
         """
         facts: Facts | Unknown | None = None
         for number, condition in enumerate(self.conditions):

@@ -57,8 +57,9 @@ def length_weights(class_tails: tuple[int, ...]) -> tuple[int, int]:
 
 
 def cell_deviations(tails: tuple[int, ...], others: tuple[int, ...], weight: int) -> Iterator[int]:
-    """Yield the deviation of each bucket of a score. The tails count the earlier scores from each bucket on, and
-    `others` are those of the other score. The score that is ranked is counted too, so that no share is 0."""
+    """Yield the deviation for each bucket of a score. `tails` holds for each bucket the number of earlier runs with a
+    score in this bucket or a higher one, and `others` holds the same numbers of the other score. The run that is ranked
+    is counted too, so that no share is 0."""
     total, other_total, place = tails[0] + 1, others[0] + 1, 0
     for tail in tails:
         while place < SCORE_BUCKETS and (others[place] + 1) * total > (tail + 1) * other_total:

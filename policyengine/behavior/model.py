@@ -75,7 +75,7 @@ class ClassModel(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
 
     @property
     def shape_count(self) -> int:
-        """The number of structures of payloads."""
+        """The number of different structures of payloads."""
         return sum(tag != endpoint_part(tag) for tag in self.shapes)
 
     @property
@@ -116,7 +116,7 @@ def decode_grams(expected: type, part: object) -> GramCounts:
 
 
 class BehaviorModel:
-    """A model, its classes by name, and its digest."""
+    """A learned model of the behavior of callers, with its classes by name, and its digest."""
 
     def __init__(self, content: ModelContent) -> None:
         self.content = content

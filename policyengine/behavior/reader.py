@@ -342,7 +342,7 @@ class IdentifiedCaller:
         self.known: CallerRow | None = None
 
     def has_names(self, issuer: str, instance: str, named: tuple[str, ...]) -> bool:
-        """Return whether an agent of the same name has this issuer, this instance and these groups."""
+        """Return whether the caller has this issuer, this instance and these groups; its name is not compared."""
         names = self.names
         return names[0] == issuer and names[2] == instance and (names[3] is named or names[3] == named)
 

@@ -98,7 +98,7 @@ class DayRequests:
         return 0 if number is None else self._counts[number]
 
     def _number(self, issuer: str, agent: str) -> int:
-        """Return the number of a caller; MAX_CALLERS for a new one if there are too many."""
+        """Return the number of a caller; a new caller gets the next number, or MAX_CALLERS if all are in use."""
         number = self._numbers.get((issuer, agent), MAX_CALLERS)
         if number == MAX_CALLERS and len(self._counts) < MAX_CALLERS:
             number = self._numbers[issuer, agent] = len(self._counts)

@@ -48,5 +48,5 @@ def may_apply(pattern: k.Pattern, server: str) -> bool:
 
 
 def by_user(confirm: k.Confirm) -> bool:
-    """Return whether the user of the request may approve, alone."""
+    """Return whether the approval of the user for whom the agent acts is enough."""
     return isinstance(confirm.approvers.of, k.ServedUser) and confirm.approvers.count == 1

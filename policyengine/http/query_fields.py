@@ -21,8 +21,8 @@ MAX_FIELDS = 1_000  # maximum fields; PHP and Express drop further fields
 MAX_PIECES = 4 * MAX_FIELDS  # maximum number of pieces, in text other than a form, that are searched for names
 BROKEN = Invalid("a `%` that does not begin an escape")
 OTHER_NAME = Invalid("a field whose name servers read differently")
-WITH_SEMICOLON = Invalid("a field with a `;` in it")
-WITH_BRACKET_EQUALS = Invalid("a value with `]=` in it")
+WITH_SEMICOLON = Invalid("a field that contains `;`")
+WITH_BRACKET_EQUALS = Invalid("a value that contains `]=`")
 NO_VALUE = Invalid("a field without `=`")
 EMPTY = Invalid("an empty field of a form")
 # Reasons not to read the whole query.

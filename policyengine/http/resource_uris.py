@@ -70,7 +70,7 @@ def canonical_template(template: str) -> Spelling:
     if len(template) > MAX_PATH_LENGTH:
         return MalformedPath(TOO_LONG)
     if BAD_ESCAPE.search(template) or NEEDLESS_ESCAPE.search(template):
-        return MalformedPath("a broken or needless escape")
+        return MalformedPath("a malformed or unnecessary `%` escape")
     path = QUERY_EXPRESSION.sub("", template)
     filled = canonical_uri(EXPRESSION.sub(fill_expression, path))
     if "{" not in path or isinstance(filled, MalformedPath):
@@ -131,7 +131,7 @@ def find_uri_problem(uri: str) -> str | None:
         return "a control character, or white space at its edge"
     if BAD_ESCAPE.search(uri):
         return "a `%` that does not begin an escape"
-    return "a needless escape" if NEEDLESS_ESCAPE.search(uri) else None
+    return "an unnecessary `%` escape" if NEEDLESS_ESCAPE.search(uri) else None
 
 
 def canonical_location(path: str, scheme: str, has_authority: bool) -> Spelling:

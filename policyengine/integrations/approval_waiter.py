@@ -61,7 +61,8 @@ class ApprovalWaiter:
         return await decide_and_meet(self._decides, question, duties) if waited is None else waited
 
     async def _wait_unless(self, gone: ClientWatch, decision: Decision) -> Decision | None:
-        """Wait, but no longer than the client does."""
+        """Wait for the approvals of a decision until `gone` returns. Return None if the request must be decided again,
+        otherwise the decision with the states of its approvals."""
         waited: Decision | None = decision
 
         async def wait(scope: anyio.CancelScope) -> None:

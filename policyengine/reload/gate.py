@@ -200,8 +200,8 @@ def log_comparison(pair: tuple[Engine, Engine], found: PolicyComparison, tell: C
         }
         _LOG.warning("the reload allows more: %s", widening.words, extra={"event": "reload_widens", **named, **more})
     many, open_ = len(found.widenings), len(found.unproved)
-    words = "nothing more is allowed" if not many else describe_widenings(many)
-    proved = "this is proved" if not open_ else f"not proved for the rest: {'; '.join(found.unproved[:3])}"
+    words = describe_widenings(many) if many else "no widening was found" if open_ else "nothing more is allowed"
+    proved = "this is proved" if not open_ else f"not proved for: {'; '.join(found.unproved[:3])}"
     listed = list(found.unproved[:MAX_LISTED_WIDENINGS])
     _LOG.info(
         "compared with the previous policies: %s; %s",

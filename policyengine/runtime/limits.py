@@ -140,7 +140,7 @@ class TokenBucket(NamedTuple):
     latches: tuple[int, ...] = ()
 
     def full_at(self) -> int:
-        """Return the tick at which the bucket becomes empty and its state can be dropped."""
+        """Return the tick at which the bucket has all of its tokens again, and its state can be dropped."""
         return max(self.at - -self.level // self.drain, *self.latches, 0)
 
 

@@ -193,7 +193,7 @@ def sqlite_path(address: StoreUrl) -> str:
 
 
 def _sqlite(address: StoreUrl) -> SqliteStore:
-    """Open a SQLite store: three slashes begin a relative path, four slashes an absolute path."""
+    """Open a SQLite store. In its URL, three slashes begin a relative path, and four slashes an absolute path."""
     return SqliteStore(sqlite_path(address), patience=address.seconds(PATIENCE), max_skew=address.max_skew)
 
 

@@ -221,7 +221,7 @@ SCOPES = [
         [
             (
                 "E314",
-                "no credential carries a scope with this name",
+                "the name of a scope in credentials must not be empty or contain spaces",
                 '""',
                 "write the scope as the issuer writes it in the credential",
             )
@@ -232,7 +232,7 @@ SCOPES = [
         [
             (
                 "E314",
-                "no credential carries a scope with this name",
+                "the name of a scope in credentials must not be empty or contain spaces",
                 '"x y"',
                 "write the scope as the issuer writes it in the credential",
             )
@@ -314,7 +314,7 @@ BINDINGS = [
                 "E320",
                 "`GET /{id: invoice}` already binds `resource`",
                 "resource",
-                "remove it, or the type of the capture",
+                "remove this binding, or the type of the capture",
             )
         ],
     ),

@@ -84,7 +84,7 @@ def test_a_body_both_sides_read_equally_is_decided(client: TestClient, path: str
         (FORM, BOTH, "the body was sent as a form, but could be read as JSON"),
         (FORM, b" " + BOTH, "the body was sent as a form, but could be read as JSON"),
         (FORM, b"to=alice&to=mallory", "given twice"),
-        (FORM, b"to=alice;to=mallory", "a field with a `;` in it"),
+        (FORM, b"to=alice;to=mallory", "a field that contains `;`"),
         (f"{JSON}; charset=utf-7", b'{"to":"alice","+AGEAbQBvAHUAbgB0-":900}', UTF_7),
         (f"{FORM}; charset=utf-7", b"to=alice&+AGEAbQBvAHUAbgB0-=900", UTF_7),
         (JSON, b'{"to":"alice","to":"mallory"}', "a duplicate key"),

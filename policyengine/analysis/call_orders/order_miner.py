@@ -138,7 +138,8 @@ class OrderMiner:
         return self._mine(set(self._runs), 0)
 
     def alternatives(self) -> MinedOrder:
-        """Return the order in which each of a few different runs is an alternative; empty for more runs."""
+        """Return an order with each different run as an alternative; an empty order if there are more than MAX_VARIANTS
+        different runs."""
         return self._written_out(list(self._runs)) if len(self._runs) <= MAX_VARIANTS else ()
 
     def _mine(self, runs: Collection[Run], depth: int) -> MinedOrder:

@@ -55,7 +55,8 @@ class RegionDraft:
         return DraftEditor(self, ValuePools(usual=self.usual_values, step=MINUTE))
 
     def usual_values(self, leaf: Leaf, _: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Return usual values; for the tools of a task, the called tool, because the task must allow it."""
+        """Return the values of a leaf to try first; for `task.tools`, only the called tool, because the task must allow
+        the call."""
         if isinstance(leaf, k.Fact) and leaf.path == ("task", "tools"):
             endpoint = self.at.endpoint
             return ((endpoint.qualified,) if isinstance(endpoint, ToolEndpoint) else (),)

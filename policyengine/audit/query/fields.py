@@ -167,7 +167,7 @@ def is_field(name: str) -> bool:
 
 
 def field_paths(field: RecordField) -> tuple[str, ...]:
-    """Return the paths that a field reads."""
+    """Return the paths in a line of the log from which a field is read."""
     if field.name in SPECIAL_PATHS:
         return SPECIAL_PATHS[field.name]
     return tuple(path for source in field.sources for path in PATH.findall(source))

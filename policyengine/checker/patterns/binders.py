@@ -148,7 +148,7 @@ def check_double_resource(
     """Report a `resource` binding in addition to a typed capture."""
     if RESOURCE in dict(facts) and bindings_of(pattern).resource is not None:
         written = next(binding for binding in bindings if binding.fact.text == "resource")
-        hint = "remove it, or the type of the capture"
+        hint = "remove this binding, or the type of the capture"
         program.report("E320", f"`{endpoint.span.text}` already binds `resource`", written.fact.span, hint)
 
 
@@ -179,8 +179,8 @@ def select_contested(every: Iterable[PatternBindings]) -> list[PatternBindings]:
 
 
 def ways_of(binding: PatternBindings) -> Iterator[tuple[object, object]]:
-    """Yield each name that the pattern binds or that its `with` reads, with a key that is equal for equal bindings and
-    for all reads.
+    """Yield each name that the pattern binds or that its `with` reads, and a key: two equal bindings of a name have the
+    same key, and so have all reads of it.
     """
     resource = binding.resource[1] if binding.resource else None
     for name, (place, entity) in binding.captures.items():

@@ -271,7 +271,9 @@ class PlaceResolver:
         alias = scope_alias(scope)
         if not alias or any(char.isspace() for char in alias):
             hint = "write the scope as the issuer writes it in the credential"
-            self.program.report("E314", "no credential carries a scope with this name", written.span, hint)
+            self.program.report(
+                "E314", "the name of a scope in credentials must not be empty or contain spaces", written.span, hint
+            )
         first = aliases.setdefault((scope.package, alias), scope)
         if first is not scope:
             related = [RelatedLocation("first used here", first.span)]

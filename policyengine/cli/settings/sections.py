@@ -509,8 +509,8 @@ class McpGatewaySettings(CommandSection):
     )
     upstream_protocol: UpstreamVersions | None = setting(
         "auto",
-        "versions of MCP to use with the server: `modern` (only 2026-07-28), `legacy` (only earlier versions), or `auto` "
-        "(that of each client)",
+        "versions of MCP to use with the server: `modern` (only 2026-07-28), `legacy` (only earlier versions), or "
+        "`auto` (that of each client)",
     )
     pins: t.File | None = setting(
         "`mcp-pins.json` next to the policies", "file with the reviewed definitions of tools", must_exist=True

@@ -22,7 +22,7 @@ def order_boxes(kernel: k.Kernel, reach: AgentReach | None) -> Iterator[Box]:
 
 
 def may_apply(profile: k.Profile, agent: str) -> bool:
-    """Return whether a profile may apply to an agent, which may be in any group."""
+    """Return whether a profile may apply to an agent. Its groups are unknown, so every profile of a group may apply."""
     match profile.agents:
         case k.ExactName(name):
             return name == agent

@@ -117,10 +117,10 @@ CODES = (
     DiagnosticDoc(
         "W183",
         "a confirm that too few users of the entities can approve",
-        "`policyengine check --entities` finds fewer users with the role, or in the entity that the rule names, than "
-        "must approve: often, the role or the entity is misspelled. Requests that need this approval are never "
-        "allowed. Users whose rows come with requests, or are looked up, are not counted: allow this warning next to "
-        "the rule.",
+        "The rule requires approvals of more users than `policyengine check --entities` finds with its role, or in "
+        "its entity: often, the role or the entity is misspelled. Requests that need this approval are never "
+        "allowed. Users whose rows come with requests, or are looked up, are not counted; if such users approve, "
+        "allow this warning next to the rule.",
         "",
         "",
         name="lacking-approvers",

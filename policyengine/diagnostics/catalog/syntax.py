@@ -1,4 +1,4 @@
-"""E1xx: the text and its syntax."""
+"""E1xx: the text of a policy, and its syntax."""
 
 from policyengine.diagnostics.catalog.entry import DiagnosticDoc
 

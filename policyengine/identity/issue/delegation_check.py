@@ -43,7 +43,8 @@ AnyBlock = TypeVar("AnyBlock", k.AgentBlock, k.UserBlock)
 
 @dataclass(frozen=True, slots=True)
 class DelegationAllowance:
-    """The maximum time, from now, for which the token may be valid; None if the policy sets no limit."""
+    """The permission to issue a token, with the longest time for which the token may be valid; None if the policy sets
+    no limit."""
 
     lasts: timedelta | None
 

@@ -26,7 +26,7 @@ class ProbeError(Exception):
 
 
 def probe_server(server: McpServer) -> frozenset[str]:
-    """Return the methods whose names the server compares. Raises ProbeError."""
+    """Probe a server, and return the methods whose headers it compares with the body. Raises ProbeError."""
     try:
         from policyengine.server.mcp.header_probe import HeaderProbe
     except ImportError:

@@ -314,7 +314,7 @@ class PointFinder:
         patterns = {opening.pattern: opening for block in blocks for one in block.grants for opening in one.openings}
         for pattern in patterns:
             part = f"door {digest(canonical_text(pattern))}"
-            words = f"{quote_span(pattern.span)} was never decided"
+            words = f"no request for {quote_span(pattern.span)} was decided"
             yield pattern, None, self.point(PointKind.ENDPOINTS, part, "decided", pattern.span, words)
 
     def places(self, rule: k.Guard | k.Limit) -> Iterator[tuple[k.Pattern, k.Place | None, Point]]:
@@ -327,7 +327,7 @@ class PointFinder:
                 )
                 self.left_out.append(UnreachablePoint(pattern.span, "decided", words))
                 continue
-            words = f"{quote_span(pattern.span)} was never decided by {kind} `{rule.name}`"
+            words = f"no request for {quote_span(pattern.span)} was decided by {kind} `{rule.name}`"
             key = f"{part} {digest(canonical_text(pattern))}"
             yield pattern, rule.place, self.point(PointKind.ENDPOINTS, key, "decided", pattern.span, words)
         for pattern in dict.fromkeys(outside):

@@ -26,7 +26,9 @@ def test_coverage_expects_a_rate_to_pass_and_to_stop_requests(inside: str, lacks
 
 
 def test_coverage_expects_a_request_for_the_endpoint_of_a_rate() -> None:
-    assert missing(RATE, "GET /docs/1 => allow", "by rate") == ["`POST /docs/{id: doc}` was never decided by rate `r`"]
+    assert missing(RATE, "GET /docs/1 => allow", "by rate") == [
+        "no request for `POST /docs/{id: doc}` was decided by rate `r`"
+    ]
     assert missing(RATE, ONE, "by rate") == []
 
 

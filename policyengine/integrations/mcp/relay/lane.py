@@ -56,7 +56,8 @@ class RelayedCall:
         return progress_token(self.decided.params)
 
     def end(self, answer: Answer) -> None:
-        """Accept the first answer; others are dropped. None says that the upstream server has gone."""
+        """End the call with its first answer; later answers are dropped. None means that the connection to the upstream
+        server is closed."""
         if self.close():
             self._lane.end(self, answer)
 

@@ -66,7 +66,7 @@ class ClientQuestion:
 
 
 class LegacyBridge:
-    """The upstream end of one legacy session. `to_relay` takes the messages of the server to the client."""
+    """The upstream end of one legacy session. `to_relay` receives the messages from the server to the client."""
 
     def __init__(self, upstream: ModernUpstream, to_relay: Any) -> None:
         self._upstream, self._to_relay = upstream, to_relay
@@ -79,7 +79,7 @@ class LegacyBridge:
         self._opening: anyio.CancelScope | None = None  # a subscription that the server has not acknowledged
 
     async def run(self, first: SessionMessage, outgoing: Any) -> None:
-        """Take the messages of the client until its session ends."""
+        """Handle the messages of the client until its session ends."""
         async with anyio.create_task_group() as group:
             await self._take(first.message, group)
             with suppress(anyio.EndOfStream, anyio.ClosedResourceError):
