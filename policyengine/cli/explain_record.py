@@ -162,7 +162,9 @@ def print_explanation(screen: Screen, found: RecordExplanation) -> None:
     if record.observed:
         screen.line("  the request was only observed, and passed")
     print_changes(screen, found)
-    print_record_seal(screen, found.sealed, "`policyengine why` takes a copy that was kept elsewhere, with `--key`")
+    print_record_seal(
+        screen, found.sealed, "with `policyengine why --key`, pass a copy of the key that was kept elsewhere"
+    )
 
 
 def print_changes(screen: Screen, found: RecordExplanation) -> None:

@@ -61,8 +61,8 @@ def describe_directory(engine: Engine, approval: ApprovalRequest) -> list[dict[s
 
 
 def entities_of(kernel: k.Kernel, entities: EntityStore, approval: ApprovalRequest, now: int) -> Iterator[EntityRef]:
-    """Yield the entities of a request, the most important ones first; those that the rule reads only if the policies
-    have not changed since."""
+    """Yield the entities of a request: its user and agent and, unless the policies have changed since, its resource and
+    the entities that the rule reads."""
     who = approval.requester
     if who.user is not None:
         yield EntityRef("user", who.user)

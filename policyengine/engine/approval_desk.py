@@ -286,8 +286,8 @@ class ApprovalDesk:
     def approve(
         self, id: str, person: ProvedPerson, reason: str | None = None, *, channel: str | None = None
     ) -> TrackedApproval:
-        """Record the approval of a person whose credential was verified; `channel` says how the person was asked, if
-        not by a token of the person. Raises ApprovalNotFoundError, ApproverRefusedError, ApprovalChangeError and
+        """Record the approval of a person whose credential was verified; `channel` says how the person answered, if not
+        with a token. Raises ApprovalNotFoundError, ApproverRefusedError, ApprovalChangeError and
         StoreError, also if the decision log cannot be written and its `on_failure` is to deny; then nothing changes.
         """
         return self._answer(id, person, reason, add_vote, channel)

@@ -61,7 +61,7 @@ class PrincipalRules:
         return found  # type: ignore[no-any-return]
 
     def build_used(self, other: PrincipalRules) -> None:
-        """Build the blocks that `other` has built, for the same names, groups and globs."""
+        """Build the blocks of the names, groups and globs whose blocks `other` has built."""
         for name, found in list(other._names.items()):
             if type(found[0]) is not int:
                 self.named(name)

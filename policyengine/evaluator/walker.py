@@ -305,8 +305,8 @@ def delegation_limits(
 
 
 def pass_task(st: State, exact: State, rules: EndpointRules, found: Passage) -> None:
-    """Add the bounds of the task that the request may exceed to `found`, unless a package that opens the endpoint has
-    `tasks advisory`, which leaves them to guards.
+    """Add to `found` the bounds of the task that the request may exceed, unless a package that opens the endpoint has
+    `tasks advisory`, which leaves these bounds to guards.
     """
     for rule in rules.tasks:
         if rule.outside.test(st) != NO:

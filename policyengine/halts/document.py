@@ -74,7 +74,9 @@ class HaltDocument(Struct, frozen=True, forbid_unknown_fields=True):
         """Return the next document. Its number is the time in milliseconds, or this number plus 1 if that is higher."""
         number = max(self.number + 1, now * 1_000)
         if number > MAX_HALTS_NUMBER:
-            raise HaltError("the number of the halts in the store is too high", "remove them from the store")
+            raise HaltError(
+                "the version number of the halts in the store is too high", "remove the halts from the store"
+            )
         return HaltDocument(number, halts, lifted)
 
 

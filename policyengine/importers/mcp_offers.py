@@ -96,7 +96,7 @@ class OfferReader:
 
 
 def unwritable_reason(text: str, longest: int = MAX_NAME_LENGTH) -> str:
-    """Return the reason why a reader cannot tell this name from another one; empty if a reader can."""
+    """Return why people could mistake this name for another one; empty if they could not."""
     if not text.strip() or text != text.strip():
         return "has an empty name, or white space at its beginning or end"
     if len(text) > longest:

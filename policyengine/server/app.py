@@ -70,8 +70,8 @@ class DecisionApp(FastAPI):
     def now(
         self, method: str, url: bytes, headers: list[tuple[bytes, bytes]], body: bytes
     ) -> FastAnswer | WaitingAnswer | ScopeEntries:
-        """Return the answer to a simple request that has arrived completely, or entries for the scope of any other
-        request.
+        """Return the answer to a simple request that has arrived completely. For any other request, return entries for
+        its scope, and answer nothing yet.
         """
         return self.hot.now(method, url, headers, body) if self.bare else {}
 

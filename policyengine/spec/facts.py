@@ -230,8 +230,8 @@ class Facts:
 
 
 def unknown_if_absent(found: Value) -> Value:
-    """Return the value, with an unknown in place of an absent value: the value that would replace the absent one is
-    missing, so any value is possible.
+    """Return the value. An absent value becomes an unknown one that may be present, so that `else` and `is absent` do
+    not apply to it.
     """
     if not isinstance(found, Unknown) or not found.absent:
         return found

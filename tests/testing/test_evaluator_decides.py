@@ -223,7 +223,7 @@ def recorded(log: Path) -> RecordingResult:
 def test_a_recorded_decision_becomes_a_test_only_if_the_evaluator_repeats_it(log: Path, monkeypatch: Patch) -> None:
     assert "=> deny" in recorded(log).text
     the_user_needs_no_grant(monkeypatch)
-    assert [one.why for one in recorded(log).left_out] == ["as a test, the request has another outcome"]
+    assert [one.why for one in recorded(log).left_out] == ["a test of the request has another outcome than the log"]
 
 
 # ── Differences of two policies ───────────────────────────────────────────────────────────────

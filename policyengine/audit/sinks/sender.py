@@ -240,9 +240,11 @@ def lock_file(path: Path) -> int:
 def deliver(
     transport: Transport, lines: Sequence[SinkLine], accepts_another: Callable[[], bool] = lambda: False
 ) -> tuple[int, str]:
-    """Send lines; return how many the receiver dropped, and why. A refused batch is divided to find the lines that the
-    receiver refuses. If it accepts none of them, `accepts_another` says whether it accepts another line: if not, it
-    counts as failing; if it does, the lines are lost, because a caller could otherwise stop the sink. Raises SinkError.
+    """Send lines; return how many the receiver dropped, and why. A refused batch is divided, so that only the lines
+    that the receiver refuses are dropped, and no caller can stop the sink with such a line.
+
+    If the receiver refuses all of the lines, `accepts_another` returns whether it accepts another line. Raises
+    SinkError if it does not, or if the receiver fails.
     """
     try:
         dropped = transport.send(lines)

@@ -70,7 +70,7 @@ def sample_text(asked: Sequence[tuple[TextQuestion, bool]], known: Sequence[str]
 
 @lru_cache(maxsize=1_024)
 def sample_texts(question: TextQuestion, wanted: bool) -> tuple[str, ...]:
-    """Return a few strings for which one question has the required answer."""
+    """Return a few strings for which a question has the answer `wanted`."""
     return tuple(dict.fromkeys(islice(fitting_texts([(question, wanted)]), MAX_SAMPLES)))
 
 

@@ -52,7 +52,7 @@ def charge_known_rates(
 
 def charge_steady(stored: int, charge: RateCharge, at: int) -> tuple[LimitState, object] | None:
     """Return the state of a rate of a constant pace at a tick, and what the store keeps of it; None if the rate does
-    not admit the request. `stored` are the units that all ticks drain until the bucket is empty."""
+    not admit the request. `stored` is the number of units that drain from tick 0 until the bucket is empty."""
     flow, token = charge[3], charge[4]
     most, drain = flow[0], flow[1]
     empty = at * drain

@@ -330,7 +330,7 @@ def faithful_case(again: ReplayResult, sayer: CaseWriter) -> RecordedCase:
         raise InexpressibleError("the decision depends on earlier requests")
     if unsaid:
         raise InexpressibleError(f"a test cannot express {', '.join(unsaid)}")
-    raise InexpressibleError("as a test, the request has another outcome")
+    raise InexpressibleError("a test of the request has another outcome than the log")
 
 
 def replay_difference(again: ReplayResult) -> str:

@@ -99,7 +99,7 @@ class McpEndpoint:
         if self._sessions is None:
             return HttpRefusal(503, "the gateway has not started")
         if scope["method"] != "POST" and is_modern(header(scope, VERSION_HEADER)):
-            return HttpRefusal(405, "this version has requests by POST only", headers={"allow": "POST"})
+            return HttpRefusal(405, "this version of MCP accepts only POST requests", headers={"allow": "POST"})
         return None
 
     @asynccontextmanager

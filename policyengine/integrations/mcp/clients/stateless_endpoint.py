@@ -110,8 +110,8 @@ class StatelessEndpoint:
 
 @contextmanager
 def watch_client(receive: Receive, stream: ResponseStream, work: anyio.CancelScope) -> Iterator[None]:
-    """Cancel the work when its client leaves, and keep the connection alive. Most requests are answered before this
-    begins, which costs a task."""
+    """Cancel the work when its client disconnects, and keep the connection alive. The watch begins after WATCH_SECONDS,
+    because it needs a task, and most requests are answered earlier."""
     watch: asyncio.Task[None] | None = None
 
     def begin() -> None:

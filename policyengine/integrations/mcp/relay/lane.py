@@ -83,8 +83,8 @@ class RelayedCall:
 class RelayLane:
     """The direct calls of one session.
 
-    `resume` answers a call that was decided and not sent, in a task; `finish` answers a call whose answer is not a
-    usual one, or that has none in time.
+    `resume` starts a task that answers a call that was decided, but not sent. `finish` answers a call if the answer of
+    the server is unusual, or does not arrive in time.
     """
 
     def __init__(

@@ -43,7 +43,7 @@ async def read_content(connection: UpstreamConnection, most: int) -> bytes:
 
 
 def check_status(status: int) -> None:
-    """Raises AnswerError for a server that does not let the gateway in, or that has failed."""
+    """Check the HTTP status of an answer. Raises AnswerError if the server refused the gateway, or failed."""
     if status in (401, 403):
         raise AnswerError(f"{CREDENTIALS_REFUSED} (HTTP {status})")
     if status == 429 or status >= 500:
