@@ -10,7 +10,7 @@ from policyengine.audit.event_records import SystemEvent
 from policyengine.log_throttle import LogThrottle
 
 MAX_ITEMS = 50  # maximum items of a list in a line
-# Events of actions by identified people, which are all written.
+# Events that are all written: the actions of identified people, and what pins report, which has a limit of its own.
 UNLIMITED_EVENTS = frozenset(
     {
         SystemEvent.APPROVAL,
@@ -20,6 +20,7 @@ UNLIMITED_EVENTS = frozenset(
         SystemEvent.CONSOLE_ANSWERED,
         SystemEvent.CONSOLE_HALTED,
         SystemEvent.CONSOLE_LIFTED,
+        SystemEvent.TOOL_CHANGED,
     }
 )
 MAX_TEXT = 2_000  # maximum characters of a text in a line

@@ -604,6 +604,19 @@ def test_attack_thousands_of_new_tools_log_few_lines(gateway: Gateway, caplog: p
     assert 0 < len([one for one in caplog.records if getattr(one, "event", "") == "tool_changed"]) <= 20
 
 
+def test_more_changes_than_lines_of_one_event_in_a_minute_are_all_in_the_decision_log(
+    gateway: Gateway, tmp_path: Path
+) -> None:
+    """A change is reported once, so a line that the limit of lines dropped would never be written."""
+    gateway.pin(READ)
+    many = [tool(f"t{number}") for number in range(60)]
+    with closing(DecisionLog(tmp_path / "log.jsonl")) as log:
+        gateway.engine = Engine.from_text(POLICY, "notes.policy", log=log)
+        assert gateway.talk({"lists": [[[READ, *many]]]}, names) == ["read"]
+    changes = [one for one in read_log(tmp_path / "log.jsonl") if getattr(one, "event", "") == "tool_changed"]
+    assert [one.details["tool"] for one in changes] == [one["name"] for one in many]
+
+
 def test_replaced_pins_take_effect_without_a_restart(gateway: Gateway) -> None:
     gateway.pin(READ)
 
