@@ -1,86 +1,77 @@
 """A page in a real browser, in light and dark mode, in frames of several widths: its content and its errors."""
 
-import json
 import re
-import shutil
-import subprocess
 from collections.abc import Sequence
-from html import escape, unescape
+from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
-import pytest
+from tests.chromium import Chromium
 
-BROWSER = next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
-)
-QUIET = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --enable-logging=stderr --virtual-time-budget=5000"
-)
 WIDTHS = (1280, 400)
-# An outer page with the page in a frame of each width: only its script runs, to measure the frames.
-MEASURE = """<!doctype html><body>FRAMES<pre id="out"></pre><script>
-onload = () => {
-  const seen = [...document.querySelectorAll("iframe")].map(frame => {
-    const page = frame.contentDocument, style = one => frame.contentWindow.getComputedStyle(page.querySelector(one));
-    const all = one => [...page.querySelectorAll(one)], box = one => one.getBoundingClientRect();
-    const wide = all("body *:not(.skip):not(svg *)")
-      .filter(one => box(one).right > frame.clientWidth).map(one => one.outerHTML.slice(0, 80));
-    return {width: frame.clientWidth, scroll: page.documentElement.scrollWidth, wide,
-      paper: style("body").backgroundColor, ink: style("body").color, ...(LOOK)};
-  });
-  document.getElementById("out").textContent = JSON.stringify(seen);
-};</script></body>"""
+# In a page with the measured pages in frames of each width.
+MEASURE = """[...document.querySelectorAll("iframe")].map(frame => {
+  const page = frame.contentDocument, style = one => frame.contentWindow.getComputedStyle(page.querySelector(one));
+  const all = one => [...page.querySelectorAll(one)], box = one => one.getBoundingClientRect();
+  const wide = all("body *:not(.skip):not(svg *)")
+    .filter(one => box(one).right > frame.clientWidth).map(one => one.outerHTML.slice(0, 80));
+  return {width: frame.clientWidth, scroll: page.documentElement.scrollWidth, wide,
+    paper: style("body").backgroundColor, ink: style("body").color, ...(LOOK)};
+})"""
 Seen = list[dict[str, Any]]
 
 
-def shown(url: str, folder: Path, *options: str) -> str:
-    """Return the page as HTML, after its scripts have run and its requests were answered, and the browser's errors from
-    stderr."""
-    if BROWSER is None:
-        pytest.skip("chromium is missing: apt install chromium")
-    command = [BROWSER, *QUIET.split(), *options, f"--user-data-dir={folder / 'profile'}", "--dump-dom", url]
-    return subprocess.run(command, capture_output=True, text=True, timeout=90, check=False).stdout
+@dataclass
+class Measurements:
+    """What the browser finds in a page, at each width, and what it writes to its console."""
+
+    light: Seen
+    dark: Seen
+    complaints: list[str]
+
+    def of(self, dark: bool) -> Seen:
+        return self.dark if dark else self.light
 
 
-def measured(page: str, look: str, folder: Path, dark: bool) -> tuple[Seen, str]:
+def measured(browser: Chromium, page: str, look: str, folder: Path) -> Measurements:
     """Return measurements of a page at all widths, and its errors. `look` is a JavaScript object of further
     measurements; it may use `page`, `style`, `all` and `box`."""
-    [seen], complaints = measured_together([page], look, folder, dark)
-    return seen, complaints
+    [found] = measured_together(browser, [page], look, folder)
+    return found
 
 
-def measured_together(pages: Sequence[str], look: str, folder: Path, dark: bool) -> tuple[list[Seen], str]:
-    """Return the same for several pages, for which the browser starts once: that takes longer than a page."""
-    if BROWSER is None:
-        pytest.skip("chromium is missing: apt install chromium")
+def measured_together(browser: Chromium, pages: Sequence[str], look: str, folder: Path) -> list[Measurements]:
+    """Return the same for several pages, which the browser loads together."""
     frames = "".join(
         f'<iframe srcdoc="{escape(page)}" style="width:{width}px;height:900px;border:0"></iframe>'
         for page in pages
         for width in WIDTHS
     )
     around = folder / "around.html"
-    around.write_text(MEASURE.replace("LOOK", look).replace("FRAMES", frames), encoding="utf-8")
-    options = [*QUIET.split(), f"--blink-settings=preferredColorScheme={0 if dark else 1}", "--window-size=1400,1000"]
-    command = [BROWSER, *options, f"--user-data-dir={folder / 'profile'}", "--dump-dom", around.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
-    found = re.search(r'<pre id="out">(.*?)</pre>', done.stdout, re.DOTALL)
-    assert found is not None, done.stderr
-    seen: Seen = json.loads(unescape(found[1]))
-    assert len(seen) == len(pages) * len(WIDTHS)
-    by_page = [seen[start : start + len(WIDTHS)] for start in range(0, len(seen), len(WIDTHS))]
-    return by_page, "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)
+    around.write_text(f"<!doctype html><meta charset=utf-8><body>{frames}</body>", encoding="utf-8")
+    browser.look(1400, height=1000)
+    browser.open(around.as_uri())
+    light = by_page(browser.js(MEASURE.replace("LOOK", look)), len(pages))
+    browser.look(1400, dark=True, height=1000)
+    dark = by_page(browser.js(MEASURE.replace("LOOK", look)), len(pages))
+    return [Measurements(*both, browser.remarks) for both in zip(light, dark, strict=True)]
 
 
-def assert_whole(seen: Seen, complaints: str, dark: bool) -> None:
-    """Assert that nothing overflows at any width, that the requested colors are used, and that there are no errors."""
-    assert complaints == ""
-    assert [one["width"] for one in seen] == list(WIDTHS)
-    for one in seen:
-        assert one["wide"] == []
-        assert one["scroll"] <= one["width"]
-        assert (brightness(one["paper"]) < brightness(one["ink"])) == dark
+def by_page(seen: Seen, pages: int) -> list[Seen]:
+    assert len(seen) == pages * len(WIDTHS)
+    return [seen[start : start + len(WIDTHS)] for start in range(0, len(seen), len(WIDTHS))]
+
+
+def assert_whole(found: Measurements) -> None:
+    """Assert that nothing overflows at any width, that each scheme has its colors, and that there are no errors."""
+    assert found.complaints == []
+    for dark in (False, True):
+        assert [one["width"] for one in found.of(dark)] == list(WIDTHS)
+        for one in found.of(dark):
+            assert one["wide"] == []
+            assert one["scroll"] <= one["width"]
+            assert (brightness(one["paper"]) < brightness(one["ink"])) == dark
 
 
 def brightness(colour: str) -> int:

@@ -147,6 +147,21 @@ def remember_contexts(create: Callable[..., Any]) -> Callable[..., Any]:
     return remembered
 
 
+@pytest.fixture(scope="session")
+def open_browser(tmp_path_factory: pytest.TempPathFactory) -> Generator[Any]:
+    """A browser that is started once for each worker."""
+    chromium = importlib.import_module("tests.chromium")
+    with chromium.chromium(tmp_path_factory.mktemp("browser")) as started:
+        yield started
+
+
+@pytest.fixture
+def browser(open_browser: Any) -> Any:
+    """A browser that knows no site."""
+    open_browser.forget()
+    return open_browser
+
+
 def fail_if_skipped_for_want(report: pytest.TestReport | pytest.CollectReport) -> None:
     """Turn a skip into a failure if its reason is a missing server, tool or package."""
     reason = want(report)

@@ -1,15 +1,13 @@
 """The pictures of docs/ are well-formed, fetch nothing, have colors for dark pages, and hold their text."""
 
 import re
-from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
-from tests import browser
+from tests.browser import measured_together
+from tests.chromium import Chromium
 
 DOCS = Path(__file__).parents[1] / "docs"
 NAMES = ("pipeline", "gates", "chain", "doors", "decide", "kinds", "program")
@@ -34,15 +32,6 @@ def picture(request: pytest.FixtureRequest) -> str:
     return picture_of(request.param)
 
 
-@cache
-def measured(dark: bool) -> tuple[dict[str, list[dict[str, Any]]], str]:
-    """What a browser, started once for all pictures, finds in each of them; and what it complains of."""
-    pages = [f"<!doctype html><body>{picture_of(name)}</body>" for name in NAMES]
-    with TemporaryDirectory() as folder:
-        found, complaints = browser.measured_together(pages, STICKS_OUT, Path(folder), dark)
-    return dict(zip(NAMES, found, strict=True)), complaints
-
-
 def test_a_picture_is_well_formed_and_has_a_title(picture: str) -> None:
     title = ElementTree.fromstring(picture).find(f"{SVG}title")
     assert title is not None
@@ -54,12 +43,12 @@ def test_a_picture_has_colors_for_dark_pages_and_fetches_nothing(picture: str) -
     assert not re.search(r"href|url\(", picture)
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_every_text_of_a_picture_fits_its_box(name: str, dark: bool) -> None:
-    found, complaints = measured(dark)
-    assert [frame["out"] for frame in found[name]] == [[], []]
-    assert complaints == ""
+def test_every_text_of_a_picture_fits_its_box(browser: Chromium, tmp_path: Path) -> None:
+    pages = [f"<!doctype html><body>{picture_of(name)}</body>" for name in NAMES]
+    found = measured_together(browser, pages, STICKS_OUT, tmp_path)
+    outside = {name: [one["out"] for one in (*page.light, *page.dark)] for name, page in zip(NAMES, found, strict=True)}
+    assert outside == {name: [[], [], [], []] for name in NAMES}
+    assert browser.remarks == []
 
 
 def test_every_picture_is_on_a_page() -> None:

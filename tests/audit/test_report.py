@@ -13,8 +13,9 @@ import pytest
 from policyengine.audit.query.pack import pack_log
 from policyengine.audit.report.charts import months, nice_maximum, short_number
 from policyengine.cli import main
-from tests import browser
 from tests.audit.shop_lines import decision, line, odd_lines, outcome, shop_lines, write_lines
+from tests.browser import assert_whole, measured
+from tests.chromium import Chromium
 
 DAY = 1_440  # minutes
 
@@ -165,8 +166,7 @@ def test_the_page_loads_nothing(tmp_path: Path, asked) -> None:
     assert not re.findall(r"\b(?:src|href|srcset)=|url\(|@import", page)
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_the_page_is_whole_in_a_browser(tmp_path: Path, asked, dark: bool) -> None:
+def test_the_page_is_whole_in_a_browser(tmp_path: Path, asked, browser: Chromium) -> None:
     long = "a-very-long-name-" * 12
     write_lines(
         tmp_path / "log.jsonl", [*month_lines(), *odd_lines(), decision(99, long, "deny", agent=long, rule=long)]
@@ -176,9 +176,9 @@ def test_the_page_is_whole_in_a_browser(tmp_path: Path, asked, dark: bool) -> No
         low: Math.min(...all(".plot").map(one => box(one).height)),
         colours: new Set(all(".plot path:not(.line)").map(one => frame.contentWindow.getComputedStyle(one).fill)
         ).size}"""
-    seen, complaints = browser.measured((tmp_path / "page.html").read_text(), look, tmp_path, dark)
-    browser.assert_whole(seen, complaints, dark)
-    for one in seen:
+    page = measured(browser, (tmp_path / "page.html").read_text(), look, tmp_path)
+    assert_whole(page)
+    for one in (*page.light, *page.dark):
         assert (one["charts"], one["columns"]) == (2, 60)
         assert one["colours"] >= 10
         assert one["low"] > 70

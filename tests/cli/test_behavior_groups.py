@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from policyengine.cli import main
-from tests import browser
 from tests.analysis.moving_agents import POLICY, MovingAgents
+from tests.browser import assert_whole, measured
+from tests.chromium import Chromium
 from tests.cli import hostile
 from tests.cli.test_behavior_report import PageNumbers, select
 
@@ -190,8 +191,7 @@ def test_hostile_names_are_escaped_in_every_form(run, tmp_path: Path, monkeypatc
     assert all(char.isprintable() or char == "\n" for char in page)
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_the_page_with_groups_is_whole_in_a_browser(tmp_path: Path, monkeypatch, dark: bool) -> None:
+def test_the_page_with_groups_is_whole_in_a_browser(tmp_path: Path, monkeypatch, browser: Chromium) -> None:
     monkeypatch.chdir(tmp_path)
     Path("shop.policy").write_text(POLICY)
     agents, long = MovingAgents(), "a_very_long_name_" * 9
@@ -204,16 +204,17 @@ def test_the_page_with_groups_is_whole_in_a_browser(tmp_path: Path, monkeypatch,
       marks: all(".raster path").map(one => one.getBBox().width),
       strips: all(".raster svg").map(one => [box(one).left, box(one).right, box(one).height]),
       paint: all(".raster path").map(one => frame.contentWindow.getComputedStyle(one).fill)}"""
-    seen, complaints = browser.measured(Path("page.html").read_text(), look, tmp_path, dark)
-    browser.assert_whole(seen, complaints, dark)
-    for one in seen:
+    page = measured(browser, Path("page.html").read_text(), look, tmp_path)
+    assert_whole(page)
+    assert {paint for one in page.light for paint in one["paint"]} == {"rgb(179, 38, 30)"}
+    assert {paint for one in page.dark for paint in one["paint"]} == {"rgb(255, 125, 115)"}
+    for one in (*page.light, *page.dark):
         assert one["rows"] == 10
         assert min(one["marks"]) > 900  # of 1,000
         by_group = one["strips"][:6], one["strips"][6:]
         for strips in by_group:
             assert len({(round(left), round(right)) for left, right, _ in strips}) == 1  # the same times, in every row
         assert all(right - left > 200 and height > 10 for left, right, height in one["strips"])
-        assert set(one["paint"]) == {"rgb(255, 125, 115)" if dark else "rgb(179, 38, 30)"}
     assert "Shown: the 100 of " in Path("page.html").read_text()
 
 

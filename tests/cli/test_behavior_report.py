@@ -14,9 +14,10 @@ import pytest
 from policyengine import Engine
 from policyengine.audit import DecisionLog
 from policyengine.cli import main
-from tests import browser
 from tests.analysis.working_agents import LEARNING, STATIC, WorkingAgents, seconds
 from tests.behavior.reporting_agents import POLICY, FakeClock, work
+from tests.browser import assert_whole, measured
+from tests.chromium import Chromium
 
 JSON = ("--format", "json")
 
@@ -206,8 +207,7 @@ def test_an_empty_log_has_a_page(report, world: Path) -> None:
     assert "no decisions" in report("empty.jsonl").out
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_the_page_is_whole_in_a_browser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dark: bool) -> None:
+def test_the_page_is_whole_in_a_browser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, browser: Chromium) -> None:
     monkeypatch.chdir(tmp_path)
     long = "a_very_long_name_" * 9
     Path("log.policy").write_text(LEARNING.replace('"secrets" on', f'"{long}" on').replace("role lead", f"role {long}"))
@@ -222,9 +222,9 @@ def test_the_page_is_whole_in_a_browser(tmp_path: Path, monkeypatch: pytest.Monk
     agents.close()
     assert main(["behavior", "report", "log.jsonl", "log.policy", "-o", "page.html"]) == 0
     look = '{charts: all(".plot").length, cards: all(".card").length, rows: all(".wide tbody tr").length}'
-    seen, complaints = browser.measured(Path("page.html").read_text(), look, tmp_path, dark)
-    browser.assert_whole(seen, complaints, dark)
-    for one in seen:
+    page = measured(browser, Path("page.html").read_text(), look, tmp_path)
+    assert_whole(page)
+    for one in (*page.light, *page.dark):
         assert one["charts"] == 2
         assert one["cards"] > 10
         assert one["rows"] > 5

@@ -17,8 +17,8 @@ from policyengine.server.console.guard import ConsoleGuard
 from policyengine.server.console.roles import RoleRules
 from policyengine.server.listeners import bind_listener
 from tests.browser import brightness
+from tests.chromium import Chromium
 from tests.console.answering import Answers, answering
-from tests.console.chromium import Chromium, chromium
 from tests.console.world import CLIENT, SECRET, World, console, login_of
 from tests.identity.providing import openid_provider
 
@@ -49,23 +49,6 @@ CONTRAST = """(() => {
   }
   return found;
 })()"""
-
-
-@pytest.fixture(scope="module")
-def open_browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
-    with chromium(tmp_path_factory.mktemp("browser")) as found:
-        yield found
-
-
-@pytest.fixture
-def browser(open_browser: Chromium) -> Chromium:
-    """A browser that knows no site."""
-    open_browser.call("Network.clearBrowserCookies")
-    open_browser.call("Network.clearBrowserCache")
-    open_browser.open("about:blank")
-    open_browser.look()
-    open_browser.complaints.clear()
-    return open_browser
 
 
 def check_page(browser: Chromium, url: str, width: int, dark: bool) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from policyengine.audit import read_records
-from tests.browser import shown
+from tests.chromium import REBOUND, Chromium
 from tests.server.processes import started
 from tests.server.test_log import SERVE
 
@@ -23,7 +23,6 @@ package shop
 anyone { may GET /health, POST /pay }
 rate "few" per request.host on POST /pay { 2/1h }
 """
-NAMES = "--host-resolver-rules=MAP rebound.example 127.0.0.1"
 ASK = json.dumps({"request": {"method": "GET", "path": "/health"}})
 REPORT = json.dumps({"decision": "01HZZZZZZZZZZZZZZZZZZZZZZZ", "status": 200})
 AUTHZEN = json.dumps(
@@ -149,12 +148,13 @@ def port(tmp_path_factory: pytest.TempPathFactory, log: Path) -> Iterator[int]:
         yield int(json.loads(line)["listening"].rpartition(":")[2])
 
 
-def test_a_dns_rebinding_page_reads_nothing_and_triggers_no_decision(port: int, log: Path, tmp_path: Path) -> None:
+def test_a_dns_rebinding_page_reads_nothing_and_triggers_no_decision(port: int, log: Path, browser: Chromium) -> None:
     engine = f"http://127.0.0.1:{port}"
     with attacker(port) as server:
         asks = [*ASKS, *((engine + path, how) for path, how in BLIND)]
         server.page = PAGE.replace("ASKS", json.dumps(asks))
-        assert ">done<" in shown(f"http://rebound.example:{server.port}/page", tmp_path, NAMES)
+        browser.open(f"http://{REBOUND}:{server.port}/page")
+        browser.until("document.getElementById('done').textContent === 'done'")
     rebound, blind = ({url: server.loot[url] for url in server.loot if url.startswith(of)} for of in ("/", "http"))
     assert rebound == {path: 403 for path, _ in ASKS}
     assert list(blind.values()) == ["opaque"] * len(
@@ -164,5 +164,6 @@ def test_a_dns_rebinding_page_reads_nothing_and_triggers_no_decision(port: int, 
 
 
 @pytest.mark.deep
-def test_the_docs_page_opens_in_a_browser(port: int, tmp_path: Path) -> None:
-    assert "POST /decide" in shown(f"http://127.0.0.1:{port}/docs", tmp_path)
+def test_the_docs_page_opens_in_a_browser(port: int, browser: Chromium) -> None:
+    browser.open(f"http://127.0.0.1:{port}/docs")
+    browser.until("document.body.innerHTML.includes('POST /decide')")

@@ -27,6 +27,7 @@ from policyengine.simulation import (
 from policyengine.simulation.result import SimulatedLimit
 from tests.analysis.working_agents import LEARNING
 from tests.browser import assert_whole, measured
+from tests.chromium import Chromium
 from tests.simulation.playing import SECOND, START
 
 HOUR, DAY = 3_600, 86_400
@@ -133,9 +134,8 @@ def test_the_words_of_a_panel_name_the_alarms_of_its_caller_and_are_not_cut(mont
     assert not [one for one in words if one.endswith("…")]
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_the_page_with_learned_behavior_is_whole_in_a_browser(
-    month: SimulationResult, tmp_path: Path, dark: bool
+    month: SimulationResult, tmp_path: Path, browser: Chromium
 ) -> None:
     look = """(() => {
       const boxes = all("figure").map(figure => [...figure.querySelectorAll("text")].map(box).filter(one => one.width));
@@ -143,10 +143,11 @@ def test_the_page_with_learned_behavior_is_whole_in_a_browser(
         b => a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 3 && b.top < a.bottom - 3)));
       return {over: over.length, figures: all("figure svg").length};
     })()"""
-    seen, complaints = measured(html.render_html(month), look, tmp_path, dark)
-    assert_whole(seen, complaints, dark)
-    assert [one["figures"] for one in seen] == [1 + len(month.limits) + 1 + len(month.learned)] * 2
-    assert [one["over"] for one in seen] == [0, 0]
+    page = measured(browser, html.render_html(month), look, tmp_path)
+    assert_whole(page)
+    seen = (*page.light, *page.dark)
+    assert [one["figures"] for one in seen] == [1 + len(month.limits) + 1 + len(month.learned)] * 4
+    assert [one["over"] for one in seen] == [0, 0, 0, 0]
 
 
 def test_a_slot_has_the_times_of_its_requests() -> None:

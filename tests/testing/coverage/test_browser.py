@@ -1,19 +1,15 @@
 """The pages of coverage in a real browser: whole at every width, in light and dark, without a complaint."""
 
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
-
-import pytest
 
 from policyengine.source import Source, Span
 from policyengine.testing.coverage import Coverage
 from policyengine.testing.coverage.html import render_html
-from tests.browser import Seen, assert_whole, measured_together
+from tests.browser import Measurements, assert_whole, measured_together
+from tests.chromium import Chromium
 from tests.testing.coverage.seeing import coverage, guarded, written
 
-PAGES = ("index.html", "file.html")
 LOOK = """{
   marks: all("mark").length, notes: all(".note").length, list: all("ul.missing a").length,
   beside: page.querySelector("aside") && box(page.querySelector("aside")).left > 400,
@@ -28,28 +24,21 @@ def renamed(found: Coverage) -> Coverage:
     return replace(found, points=tuple(moved))
 
 
-@cache
-def measured(dark: bool) -> tuple[Coverage, dict[str, Seen], str]:
-    """What is covered, what a browser, started once, finds in each page of it, and what it complains of."""
+def measurements(browser: Chromium, folder: Path) -> tuple[Coverage, list[Measurements]]:
+    """What is covered, and what a browser finds in each page of it."""
     found = coverage(guarded("body.n > 5 and body.urgent" + ' and body.note != "x"' * 20), written(n="9"))
-    with TemporaryDirectory() as name:
-        folder = Path(name)
-        render_html(renamed(found), folder / "pages")
-        [file] = (folder / "pages").glob("*policy.html")
-        pages = [page.read_text(encoding="utf-8") for page in (folder / "pages" / "index.html", file)]
-        seen, complaints = measured_together(pages, LOOK, folder, dark)
-    return found, dict(zip(PAGES, seen, strict=True)), complaints
+    render_html(renamed(found), folder / "pages")
+    [file] = (folder / "pages").glob("*policy.html")
+    pages = [page.read_text(encoding="utf-8") for page in (folder / "pages" / "index.html", file)]
+    return found, measured_together(browser, pages, LOOK, folder)
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("name", PAGES)
-def test_a_page_renders_without_overflow_or_errors_at_every_width(name: str, dark: bool) -> None:
-    found, pages, complaints = measured(dark)
-    seen = pages[name]
-    assert_whole(seen, complaints, dark)
-    for one in seen:
-        assert one["list"] == len(found.missing)
-        assert one["notes"] == (0 if name == "index.html" else len(found.missing))
-    if name != "index.html":
-        assert [one["beside"] for one in seen] == [True, False]
-        assert all(one["marks"] for one in seen)
+def test_the_pages_render_without_overflow_or_errors_at_every_width(browser: Chromium, tmp_path: Path) -> None:
+    found, [index, file] = measurements(browser, tmp_path)
+    for page, notes in ((index, 0), (file, len(found.missing))):
+        assert_whole(page)
+        for one in (*page.light, *page.dark):
+            assert one["list"] == len(found.missing)
+            assert one["notes"] == notes
+    assert [one["beside"] for one in (*file.light, *file.dark)] == [True, False, True, False]
+    assert all(one["marks"] for one in (*file.light, *file.dark))

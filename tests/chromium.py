@@ -1,9 +1,11 @@
-"""A real browser that tests drive over a pipe: pages, forms, keys, and every complaint of the browser."""
+"""A real browser that tests drive over a pipe: pages, forms, keys, and every complaint of the browser. All tests of a
+worker share it (the fixtures `open_browser` and `browser`): its start takes longer than a page."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import time
 from base64 import b64decode
@@ -14,21 +16,31 @@ from typing import Any
 
 import pytest
 
-from tests.browser import BROWSER
-
-OPTIONS = (
+BROWSER = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+)
+QUIET = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --remote-debugging-pipe --no-proxy-server"
+    "--disable-component-update --disable-sync"
+)
+REBOUND = "rebound.example"  # leads to this machine, as if an attacker had changed the address of the name
+OPTIONS = (
+    *QUIET.split(),
+    "--remote-debugging-pipe",
+    "--no-proxy-server",
+    f"--host-resolver-rules=MAP {REBOUND} 127.0.0.1",
 )
 PATIENCE = 60
 
 
 class Chromium:
-    """One page of a browser. `complaints` are errors of scripts, refused resources and violations of the policy."""
+    """One page of a browser. `complaints` are errors of scripts, refused resources and violations of the policy;
+    `remarks` are all lines of the console, with the complaints."""
 
     def __init__(self, read: int, write: int) -> None:
         self._read, self._write, self._number, self._buffer = read, write, 0, b""
         self.complaints: list[str] = []
+        self.remarks: list[str] = []
         self.loaded = 0
         self._session: str | None = None
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
@@ -62,13 +74,28 @@ class Chromium:
                 self.loaded += 1
             case "Log.entryAdded":
                 entry = message["params"]["entry"]
-                if entry["level"] == "error":
-                    self.complaints.append(f"{entry['text']} {entry.get('url', '')}")
+                self._note(f"{entry['text']} {entry.get('url', '')}", is_error=entry["level"] == "error")
+            case "Runtime.consoleAPICalled":
+                self._note(json.dumps(message["params"]["args"]), is_error=False)
             case "Runtime.exceptionThrown":
-                self.complaints.append(json.dumps(message["params"]["exceptionDetails"]))
+                self._note(json.dumps(message["params"]["exceptionDetails"]), is_error=True)
         return message
 
+    def _note(self, text: str, *, is_error: bool) -> None:
+        self.remarks.append(text)
+        if is_error:
+            self.complaints.append(text)
+
     # ── Pages ─────────────────────────────────────────────────────────────────────────────────
+
+    def forget(self) -> None:
+        """Forget all sites, and open an empty page in the usual window."""
+        self.call("Network.clearBrowserCookies")
+        self.call("Network.clearBrowserCache")
+        self.open("about:blank")
+        self.look()
+        self.complaints.clear()
+        self.remarks.clear()
 
     def open(self, url: str) -> None:
         """Open a page, and wait until it is loaded."""
@@ -144,7 +171,7 @@ def chromium(folder: Path) -> Iterator[Chromium]:
         os.dup2(first, 3, inheritable=True)
         os.dup2(second, 4, inheritable=True)
 
-    command = [BROWSER, *OPTIONS.split(), f"--user-data-dir={folder / 'profile'}", "about:blank"]
+    command = [BROWSER, *OPTIONS, f"--user-data-dir={folder / 'profile'}", "about:blank"]
     process = subprocess.Popen(
         command, preexec_fn=give, close_fds=False, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL, start_new_session=True,
