@@ -18,15 +18,39 @@ import sys
 import tempfile
 import time
 from ast import literal_eval
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from threading import Thread, active_count
-from typing import IO, Self
+from typing import IO, Any, Self
 
+ENVIRONMENT = dict(
+    os.environ
+)  # of the forking process: some tests have an empty home, without the caches of hypothesis
 COMMAND = "import sys; from policyengine.cli import main; sys.exit(main())"
-SCRIPT = "import runpy, sys; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
+# What `python` does with the arguments of a command line: code, a module or a file, after options that change nothing
+# once everything is imported. The programs that a file starts with `sys.executable` are forked as well.
+PYTHON = """
+import runpy, sys
+words, is_safe = sys.argv[1:], False
+while words[0][0] == "-" and words[0][1] not in "cm":
+    is_safe |= words.pop(0) in ("-P", "-I")
+kind, rest = "", words
+if words[0][0] == "-":
+    kind, rest = words[0][:2], [words[0][2:], *words[1:]] if words[0][2:] else words[1:]
+if not is_safe:
+    sys.path[0] = "" if kind else rest[0].rpartition("/")[0]
+sys.argv = ["-c" if kind == "-c" else rest[0], *rest[1:]]
+if kind == "-c":
+    exec(compile(rest[0], "<string>", "exec"), {{"__name__": "__main__"}})
+elif kind == "-m":
+    runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+else:
+    sys.executable = {path!r}
+    runpy.run_path(rest[0], run_name="__main__")
+"""
 # Requests the command and forwards signals. It imports only modules in C, which halves the time of its start.
 ASKING = """#!{python} -IS
 import _signal, _socket, os, sys
@@ -75,7 +99,7 @@ def started(folder: Path, lives: int) -> str:
     asked = folder / "asked"
     if not asked.exists():
         command = [sys.executable, "-m", "tests.forking", str(asked), str(lives)]
-        server = subprocess.Popen(command, cwd=Path(__file__).parent.parent)
+        server = subprocess.Popen(command, cwd=Path(__file__).parent.parent, env=ENVIRONMENT)
         atexit.register(setattr, server, "returncode", 0)  # holds it until then: it goes on for other workers
         while not asked.exists():
             assert server.poll() is None, "the process that forks has ended"
@@ -96,11 +120,26 @@ def program(name: str, code: str) -> Path | None:
     asked = address()
     if asked is None:
         return None
-    found = Path(asked).parent / str(os.getpid()) / name  # none that another worker is writing
+    found = place(asked, name)
     found.parent.mkdir(exist_ok=True)
     found.write_text(ASKING.format(python=sys.executable, address=asked, code=code))
     found.chmod(0o755)
     return found
+
+
+def place(asked: str, name: str) -> Path:
+    """Return where a program is: at a path where no other worker writes it."""
+    return Path(asked).parent / str(os.getpid()) / name
+
+
+@cache
+def python() -> str:
+    """A Python that has imported all of our modules, with `policyengine` in the same folder."""
+    asked = address()
+    if asked is None:
+        return sys.executable
+    commands()
+    return str(program("python", PYTHON.format(path=str(place(asked, "python")))))
 
 
 def module(name: str) -> tuple[str, ...]:
@@ -117,8 +156,7 @@ def code(name: str, text: str) -> tuple[str, ...]:
 
 def script(file: Path) -> tuple[str, ...]:
     """Return the command that runs a file of Python, as the first words of a command line."""
-    found = program("python", SCRIPT)
-    return (sys.executable, str(file)) if found is None else (str(found), str(file))
+    return python(), str(file)
 
 
 def command() -> tuple[str, ...]:
@@ -127,19 +165,36 @@ def command() -> tuple[str, ...]:
     return (sys.executable, "-c", COMMAND) if folder is None else (str(folder / "policyengine"),)
 
 
+def popen(command: Sequence[str], *, start_new_session: bool = False, **options: Any) -> Any:
+    """Start a command as `subprocess.Popen` does, but fork it if it is one of Python, perhaps after the prefix of
+    another program. Its output goes to the file `stdout`, if that is one, and otherwise to pipes, as text."""
+    if address() is None or sys.executable not in command:
+        return subprocess.Popen(command, start_new_session=start_new_session, **options)
+    words = command[command.index(sys.executable) + 1 :]
+    code = PYTHON.format(path=python())
+    code = f"import os; os.setsid(){code}" if start_new_session else code
+    output = options.get("stdout")
+    to = output.fileno() if hasattr(output, "fileno") else None
+    return Forked(code, *words, cwd=Path.cwd(), environment=options.get("env") or os.environ, to=to)
+
+
 class Forked:
     """A program with the interface of `subprocess.Popen`, as far as tests need it: text from both streams, no input."""
 
-    def __init__(self, code: str, *arguments: str, cwd: Path) -> None:
+    def __init__(
+        self, code: str, *arguments: str, cwd: Path, environment: Mapping[str, str] = os.environ, to: int | None = None
+    ) -> None:
+        """Start it; `to` is a file for both of its streams."""
         asked = address()
         assert asked is not None
         ours_out, theirs_out = os.pipe()
         ours_err, theirs_err = os.pipe()
+        outputs = (theirs_out, theirs_err) if to is None else (to, to)
         nothing = os.open(os.devnull, os.O_RDONLY)
         self._asking = socket.socket(socket.AF_UNIX)
         self._asking.connect(asked)
-        said = ascii([code, list(arguments), str(cwd), dict(os.environ)]).encode() + b"\n"
-        socket.send_fds(self._asking, [said[:1]], [nothing, theirs_out, theirs_err])
+        said = ascii([code, list(arguments), str(cwd), dict(environment)]).encode() + b"\n"
+        socket.send_fds(self._asking, [said[:1]], [nothing, *outputs])
         for one in (nothing, theirs_out, theirs_err):
             os.close(one)
         self._asking.sendall(said[1:])

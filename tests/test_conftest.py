@@ -9,6 +9,7 @@ import pytest
 
 from policyengine.diagnostics.model import PolicyError
 from policyengine.engine import Engine
+from tests import forking
 from tests.conftest import CLIENT_SECONDS, LARGEST_REMEMBERED
 
 pytest_plugins = ["pytester"]
@@ -16,9 +17,10 @@ CHECKOUT = Path(__file__).parent.parent
 
 
 @pytest.fixture
-def suite(pytester: pytest.Pytester) -> pytest.Pytester:
+def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
     """A suite of its own, run in a process of its own: our conftest sets hypothesis up for the whole process."""
     pytester.makeconftest(Path(__file__).with_name("conftest.py").read_text(encoding="utf-8"))
+    monkeypatch.setattr(sys, "executable", forking.python())
     return pytester
 
 

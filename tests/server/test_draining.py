@@ -18,10 +18,12 @@ from typing import Any
 import httpx
 import pytest
 
+from bench.serving import connections
 from bench.serving.connections import POLICY, RunningServer, measure_stop
 from policyengine.client.socket import SocketClient
 from policyengine.server.connections.connection_table import ConnectionStage
 from policyengine.server.shutdown import QUIET_SECONDS, SETTLE_SECONDS, SILENT_SECONDS, Drain
+from tests import forking
 from tests.ports import free_port
 from tests.processes import is_running, wait_until
 from tests.server.conftest import OPEN
@@ -43,6 +45,12 @@ JSON = {"content-type": "application/json"}
 # With 1 second, processors that were busy for half a second after the listeners refused connections left no time for
 # answers: accepted requests were then reset, because the time of the stop was over.
 STOP_SECONDS = 6.0
+
+
+@pytest.fixture(autouse=True)
+def forked_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fork the server under traffic, instead of starting it with its imports."""
+    monkeypatch.setattr(connections, "Popen", forking.popen)
 
 
 @contextmanager
