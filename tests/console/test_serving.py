@@ -25,6 +25,7 @@ from tests.server.processes import started
 from tests.server.test_workers import workers_of
 
 OPEN = 'language 1\npackage shop\nissuer acme { url "URL" scopes none }\nanyone { may GET /health }\n'
+PIPES: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
 ASK = {"request": {"method": "GET", "path": "/health"}}
 
 
@@ -68,17 +69,15 @@ class Served:
 
 
 @contextmanager
-def serving(policy: Path, *options: str, links: bool = True, fresh: bool = False) -> Iterator[Served]:
-    program = [sys.executable, "-m", "policyengine"] if fresh else forking.command()
-    command = [*program, "serve", str(policy), "--port", "0", "--console", "0", "--format", "json", *options]
-    process = subprocess.Popen(command, cwd=policy.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    served = Served(process)
-    try:
-        served.read("listening", "console", *(["sign_in"] if links else []))
-        yield served
-    finally:
-        process.kill()
-        process.communicate()
+def serving(policy: Path, *options: str, links: bool = True) -> Iterator[Served]:
+    words = ["serve", str(policy), "--port", "0", "--console", "0", "--format", "json", *options]
+    with forking.popen([sys.executable, "-c", forking.COMMAND, *words], cwd=policy.parent, **PIPES) as process:
+        served = Served(process)
+        try:
+            served.read("listening", "console", *(["sign_in"] if links else []))
+            yield served
+        finally:
+            process.kill()
 
 
 def count(visitor: Visitor) -> Any:
@@ -107,7 +106,7 @@ def test_the_console_has_a_listener_of_its_own(policy: Path, tmp_path: Path) -> 
 
 
 def test_with_several_workers_one_console_counts_for_all(policy: Path, tmp_path: Path) -> None:
-    with serving(policy, "--workers", "2", "--log", str(tmp_path / "d.jsonl"), fresh=True) as served:
+    with serving(policy, "--workers", "2", "--log", str(tmp_path / "d.jsonl")) as served:
         visitor = served.operator()
         for _ in range(20):
             assert served.decide() == 200
@@ -135,7 +134,7 @@ def test_a_person_with_a_link_approves_and_halts_at_a_server_of_two_workers(tmp_
         "request": {"method": "POST", "path": "/refunds"}, "agent": {"id": "bot", "issuer": "acme"},
         "user": {"id": "alice"}, "body": {"amount": 900}, "options": {"request_approval": True},
     }  # fmt: skip
-    with serving(policy, *options, "--workers", "2", fresh=True) as served:
+    with serving(policy, *options, "--workers", "2") as served:
         visitor = served.operator()
         [remedy] = served.ask(asked)["remedies"]
         path = f"/approvals/{remedy['approval']['id']}"

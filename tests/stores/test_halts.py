@@ -31,9 +31,7 @@ import sys
 from datetime import timedelta
 from policyengine import Engine
 from policyengine.stores.url import open_store
-from tests.stores.conftest import fresh_everywhere
 
-fresh = fresh_everywhere
 engine = Engine.from_text("anyone { may GET /health }", store=open_store(sys.argv[1]))
 print("ready", flush=True)
 for number in range(200):
@@ -123,7 +121,7 @@ def acknowledged_until_killed(url: str, names: list[str]) -> set[str]:
     """Return the ids that processes acknowledged before they were killed while they halted more."""
     found = set[str]()
     for name in names:
-        with started(HALTING, url, name, fresh=True) as (first, process):
+        with started(HALTING, url, name) as (first, process):
             assert first == "ready"
             for _ in range(10):
                 found.add(process.stdout.readline().strip())
