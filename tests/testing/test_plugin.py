@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 import pytest
 
 from policyengine.testing.pytest import collect, fixture
+from tests import forking
 
 pytest_plugins = ["pytester"]
 LOADED = (fixture, collect)  # what a run in this process loads first it takes away again: the next would load it anew
@@ -172,8 +173,10 @@ def test_junit_has_every_item(shop: pytest.Pytester) -> None:
     assert len(found) == len(ITEMS)
 
 
-def test_several_processes_run_the_same_items(shop: pytest.Pytester) -> None:
-    result = shop.runpytest_subprocess(*PLUGIN, "-p", "xdist", "--policies", "-n", "2", "-v")
+def test_several_processes_run_the_same_items(shop: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", forking.python())
+    python = f"2*popen//python={forking.python()}"  # workers are forked: each would import everything for a second
+    result = shop.runpytest_subprocess(*PLUGIN, "-p", "xdist", "--policies", "--dist", "load", "--tx", python, "-v")
     result.assert_outcomes(passed=4, skipped=1)
 
 
