@@ -175,7 +175,9 @@ def popen(command: Sequence[str], *, start_new_session: bool = False, **options:
     code = f"import os; os.setsid(){code}" if start_new_session else code
     output = options.get("stdout")
     to = output.fileno() if hasattr(output, "fileno") else None
-    return Forked(code, *words, cwd=options.get("cwd") or Path.cwd(), environment=options.get("env") or os.environ, to=to)
+    return Forked(
+        code, *words, cwd=options.get("cwd") or Path.cwd(), environment=options.get("env") or os.environ, to=to
+    )
 
 
 class Forked:

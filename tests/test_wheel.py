@@ -118,10 +118,15 @@ def test_the_package_has_templates() -> None:
     assert len(TEMPLATES) > 10
 
 
-@pytest.mark.parametrize("name", ["grammar/policy.lark", "examples/payments", "py.typed", *TEMPLATES])
-def test_the_wheel_contains_the_data_files_of_the_package(installed, tmp_path, name):
-    program = "import sys, importlib.resources as r; print(r.files('policyengine').joinpath(sys.argv[1]))"
-    assert Path(run(installed / "python", "-c", program, name, cwd=tmp_path).strip()).exists()
+def test_the_wheel_contains_the_data_files_of_the_package(installed, tmp_path):
+    names = ["grammar/policy.lark", "examples/payments", "py.typed", *TEMPLATES]
+    program = (
+        "import sys, importlib.resources as r; print(*map(r.files('policyengine').joinpath, sys.argv[1:]), sep='\\n')"
+    )
+    paths = run(installed / "python", "-c", program, *names, cwd=tmp_path).splitlines()
+    assert {name: Path(path).exists() for name, path in zip(names, paths, strict=True)} == {
+        name: True for name in names
+    }
 
 
 # ── Vendored ──────────────────────────────────────────────────────────────────────────────────
