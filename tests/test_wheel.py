@@ -124,9 +124,7 @@ def test_the_wheel_contains_the_data_files_of_the_package(installed, tmp_path):
         "import sys, importlib.resources as r; print(*map(r.files('policyengine').joinpath, sys.argv[1:]), sep='\\n')"
     )
     paths = run(installed / "python", "-c", program, *names, cwd=tmp_path).splitlines()
-    assert {name: Path(path).exists() for name, path in zip(names, paths, strict=True)} == {
-        name: True for name in names
-    }
+    assert {name: Path(path).exists() for name, path in zip(names, paths, strict=True)} == dict.fromkeys(names, True)
 
 
 # ── Vendored ──────────────────────────────────────────────────────────────────────────────────

@@ -6,12 +6,12 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
+from tests import forking
 from tests.gateways.servers import KINDS
 from tests.identity.providing import INSTALL, PACKAGES
 from tests.pages import CHECKOUT, blocks
@@ -27,7 +27,7 @@ def ran(port: int, script: Path = SCRIPT, *programs: str) -> subprocess.Complete
         pytest.skip("node is missing: apt install nodejs")
     if not (PACKAGES / "node_modules" / "oidc-provider").is_dir():
         pytest.skip(f"oidc-provider is missing: {INSTALL}")
-    command = [sys.executable, str(script), str(PACKAGES), *programs, str(port)]
+    command = [forking.python(), str(script), str(PACKAGES), *programs, str(port)]
     environment = {**os.environ, "NO_COLOR": "1"}
     return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=environment, check=False)
 
