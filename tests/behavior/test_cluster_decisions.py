@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -26,12 +27,19 @@ from policyengine.behavior.recent_requests import DayRequests, RecentRequests, R
 from policyengine.behavior.tracker import BehaviorTracker
 from policyengine.runtime.idempotency import IdempotencyKey
 from policyengine.runtime.snapshot import UNREADABLE_FACTS
+from tests import forking
 from tests.behavior.callers import UnreadableBehavior
 from tests.behavior.keys_of_one_clock import BEGIN, POLICY, Clockwork
 
 KEYS = [f"key-{number}" for number in range(6)]
 NOON = BEGIN + timedelta(days=1, hours=12)
 CLAMPED = POLICY.replace("600/1m floor 6/1m", "600/1m   clamp 60/1m when cluster.size > 3")
+
+
+@pytest.fixture(autouse=True)
+def forked_searches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fork the processes that search for groups, instead of starting each with its imports."""
+    monkeypatch.setattr(sys, "executable", forking.python())
 
 
 def ring(text: str = POLICY, **options: object) -> Clockwork:

@@ -102,7 +102,7 @@ def test_exitfirst_stops_at_the_first_failure(run, policy):
     assert run("test", "some.policy").out.splitlines()[-1] == "1 passed, 1 failed"
 
 
-@pytest.mark.parametrize("jobs", ["0", "2"])
+@pytest.mark.parametrize("jobs", ["0", pytest.param("2", marks=pytest.mark.deep)])
 def test_parallel_jobs_give_the_same_output(run, policy, jobs):
     policy(DOOR + "".join(PASSES.replace("is open", f"is open {number}") for number in range(100)) + FAILS)
     alone, together = run("test", "some.policy"), run("test", "some.policy", "-j", jobs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from datetime import timedelta
 from typing import Any
 
@@ -18,12 +19,19 @@ from policyengine.runtime.limits import LimitCharge
 from policyengine.stores.base import Store, StoreError
 from policyengine.stores.floors import choose_parts
 from policyengine.stores.memory.store import MemoryStore
+from tests import forking
 from tests.behavior.keys_of_one_clock import BEGIN, Clockwork
 from tests.stores.charges import SECOND, START, rate
 from tests.stores.learned import Stores
 
 KEYS = [f"key-{number}" for number in range(6)]
 NOON = BEGIN + timedelta(days=1, hours=12)
+
+
+@pytest.fixture(autouse=True)
+def forked_searches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fork the processes that search for groups, instead of starting each with its imports."""
+    monkeypatch.setattr(sys, "executable", forking.python())
 
 
 # ── Parts ────────────────────────────────────────────────────────────────────────────────────────

@@ -1,5 +1,5 @@
-"""A built-in fact, added as one row to a copy of its table, and what the project then does with it, as JSON. Runs in
-its own interpreter, because many modules build tables from that one when they are imported."""
+"""A built-in fact and an operator, each added as one row to a copy of its table, and what the project then does with
+them, as JSON. Runs in its own interpreter, because many modules build tables from those when they are imported."""
 
 from __future__ import annotations
 
@@ -284,10 +284,7 @@ def add_operator() -> None:
 
 
 if __name__ == "__main__":
-    ADDITIONS: dict[str, tuple[Callable[[], None], dict[str, Callable[[], Any]]]] = {
-        "operator": (add_operator, OPERATOR_SURFACES),
-        "fact": (add_fact, FACT_SURFACES),
-    }
-    add, surfaces = ADDITIONS[sys.argv[1]]
-    add()
-    print(json.dumps({name: surface() for name, surface in surfaces.items()}))
+    add_fact()
+    add_operator()
+    additions = {"fact": FACT_SURFACES, "operator": OPERATOR_SURFACES}
+    print(json.dumps({name: {at: surface() for at, surface in some.items()} for name, some in additions.items()}))

@@ -13,9 +13,10 @@ import pytest
 CHILD = Path(__file__).with_name("one_row.py")
 
 
-def known_after_adding(what: str) -> dict[str, Any]:
-    """What each part of the project says once a row was added, in an interpreter of its own."""
-    done = subprocess.run([sys.executable, CHILD, what], capture_output=True, text=True, check=False, timeout=110)
+@pytest.fixture(scope="module")
+def additions() -> dict[str, Any]:
+    """What each part of the project says once the rows were added, in an interpreter of its own."""
+    done = subprocess.run([sys.executable, CHILD], capture_output=True, text=True, check=False, timeout=110)
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout))
 
@@ -24,8 +25,8 @@ def known_after_adding(what: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def fact() -> dict[str, Any]:
-    return known_after_adding("fact")
+def fact(additions: dict[str, Any]) -> dict[str, Any]:
+    return dict(additions["fact"])
 
 
 def test_a_policy_that_reads_an_added_fact_checks(fact: dict[str, Any]) -> None:
@@ -106,8 +107,8 @@ def test_generated_policies_and_requests_have_an_added_fact(fact: dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def operator() -> dict[str, Any]:
-    return known_after_adding("operator")
+def operator(additions: dict[str, Any]) -> dict[str, Any]:
+    return dict(additions["operator"])
 
 
 def test_a_policy_with_an_added_operator_checks(operator: dict[str, Any]) -> None:
