@@ -5,8 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 
+from policyengine import server
+
+# Without the package of the module, which imports all of the server.
 ENDS = """
-import logging, sys, threading
+import logging, sys, threading, types
+sys.modules["policyengine.server"] = types.ModuleType("policyengine.server")
+sys.modules["policyengine.server"].__path__ = [sys.argv[2]]
 from policyengine.server.shutdown import limit_exit_time
 logging.getLogger("policyengine").addHandler(logging.StreamHandler(sys.stderr))
 threading.Thread(target=threading.Event().wait, args=(None if sys.argv[1] == "at work" else 0,)).start()
@@ -16,7 +21,9 @@ limit_exit_time(0.01 if sys.argv[1] == "at work" else 60, 7)
 
 
 def ended(threads: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", ENDS, threads], capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        [sys.executable, "-c", ENDS, threads, *server.__path__], capture_output=True, text=True, timeout=60
+    )
 
 
 def test_a_process_does_not_wait_for_working_threads_and_logs_it() -> None:
