@@ -377,7 +377,8 @@ def run(code: str, arguments: list[str], folder: str, environment: dict[str, str
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    sys.stdin, sys.stdout = open(0, encoding="utf-8"), open(1, "w", encoding="utf-8")  # noqa: SIM115
+    buffering = 1 if environment.get("PYTHONUNBUFFERED") else -1
+    sys.stdin, sys.stdout = open(0, encoding="utf-8"), open(1, "w", buffering, encoding="utf-8")  # noqa: SIM115
     sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1)  # noqa: SIM115
     sys.argv = ["policyengine" if code == COMMAND else "-c", *arguments]
     status = 1

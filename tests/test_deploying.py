@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from typer.main import get_command
 from policyengine import __version__
 from policyengine.cli.app import COMMANDS, build_application
 from policyengine.cli.settings.registry import BY_OPTION
+from tests import forking
 from tests.pages import ran
 from tests.ports import free_port
 from tests.processes import stop
@@ -329,7 +330,7 @@ def shared(tmp_path: Path) -> Iterator[str]:
 
 @contextmanager
 def running(
-    program: list[str], folder: Path, shared: str, before: tuple[str, ...] = ()
+    program: Sequence[str], folder: Path, shared: str, before: tuple[str, ...] = ()
 ) -> Iterator[tuple[int, int, Any]]:
     """What the container is told, with other ports and folders; who runs it has no home and writes nowhere."""
     policies, tokens = mounted(folder)
@@ -365,8 +366,7 @@ def answers_as_the_manifests_say(port: int, metrics: int, process: Any) -> None:
 
 
 def test_the_container_command_answers_its_probes(tmp_path: Path, shared: str) -> None:
-    program = [sys.executable, "-c", "import sys; from policyengine.cli import main; sys.exit(main())"]
-    with running(program, tmp_path, shared) as served:
+    with running(forking.command(), tmp_path, shared) as served:
         answers_as_the_manifests_say(*served)
 
 

@@ -12,6 +12,7 @@ import pytest
 from policyengine import __version__
 from policyengine.cli import app, main
 from policyengine.evaluator import is_compiled
+from tests import forking
 
 COMMAND = (sys.executable, "-c", "import sys; from policyengine.cli import main; sys.exit(main())")
 COMMANDS = [
@@ -163,7 +164,7 @@ def test_an_interrupt_exits_with_130(run, monkeypatch):
 
 
 def test_an_interrupt_while_waiting_for_requests_exits_with_130(project):
-    program = [*COMMAND, "decide", str(project), "--request", "-", "--format", "json"]
+    program = [*forking.command(), "decide", str(project), "--request", "-", "--format", "json"]
     with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdin.write(b'{"request": {"method": "GET", "path": "/health"}}\n')
         process.stdin.flush()

@@ -8,7 +8,6 @@ import re
 import select
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
@@ -18,8 +17,8 @@ from policyengine.cli.commands import repl
 from policyengine.source import Source
 from policyengine.syntax.parse import parse
 from policyengine.testing.repl_session import ReplSession, StatementError, is_complete
+from tests import forking
 
-COMMAND = (sys.executable, "-c", "import sys; from policyengine.cli import main; sys.exit(main())")
 POLICY = """package shop
 entity user { roles: set<string>   plan: string }
 facts { body.amount: number   body.note: string? }
@@ -301,7 +300,12 @@ class Terminal:
         self.us, them = pty.openpty()
         environment = {**os.environ, "TERM": "dumb", **variables}
         self.process = subprocess.Popen(
-            [*COMMAND, *arguments], stdin=them, stdout=them, stderr=them, env=environment, start_new_session=True
+            [*forking.command(), *arguments],
+            stdin=them,
+            stdout=them,
+            stderr=them,
+            env=environment,
+            start_new_session=True,
         )
         os.close(them)
         self.shown = ""

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from policyengine.install_hints import install_command
+from tests import forking
 
 POLICY = 'anyone { may GET /health }\ntest "health is open" {\n  GET /health => OUTCOME\n}\n'
 LONGEST = 30.0  # seconds that a line may take to come
@@ -41,8 +42,7 @@ class Watching:
 
 @contextmanager
 def watching(folder: Path, *options: str) -> Iterator[Watching]:
-    start = "from policyengine.cli import main; raise SystemExit(main())"
-    command = [sys.executable, "-c", start, "test", str(folder), "--watch", *options]
+    command = [*forking.command(), "test", str(folder), "--watch", *options]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
