@@ -349,10 +349,22 @@ def serve(asked: str, lives: int) -> None:
         with suppress(ImportError):  # of an extra that is not installed
             importlib.import_module(module.name)
     warm_up()
+    fork_children(asked)
     gc.collect()
     gc.freeze()  # what no program looks through, none copies
     Server(asked, lives).serve()
     shutil.rmtree(Path(asked).parent, ignore_errors=True)
+
+
+def fork_children(asked: str) -> None:
+    """Let the processes be forked that our programs start to check and compare policies and to search for groups. The
+    one that reads logs is not: it inherits a file."""
+    path = Path(asked).with_name("python")
+    path.write_text(ASKING.format(python=sys.executable, address=asked, code=PYTHON.format(path=str(path))))
+    path.chmod(0o755)
+    for name in ("reload.prepare_process", "reload.comparison", "behavior.lockstep.search_process"):
+        module = sys.modules[f"policyengine.{name}"]
+        setattr(module, "python_command", lambda code: [str(path), "-P", "-c", code])  # noqa: B010
 
 
 def warm_up() -> None:
