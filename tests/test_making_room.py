@@ -11,19 +11,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from policyengine import Engine
 from policyengine.audit import DecisionLog
 from policyengine.audit.reader import DecisionRecord, read_log
-from policyengine.behavior import fold_log, log_events, shared
-from policyengine.behavior.events import ALLOWED, Tagger
+from policyengine.behavior import log_events, shared
+from policyengine.behavior.events import ALLOWED
 from policyengine.behavior.fold import ProfileSettings
 from policyengine.behavior.log_events import LogEventReader
 from policyengine.behavior.shared import SharedTracker
-from policyengine.behavior.state import BehaviorState
 from policyengine.runtime.behavior import CallerEvent, CallerHistory
 from policyengine.runtime.idempotency import GATEWAY_DIGITS, IdempotencyClaim
 from policyengine.stores.base import StoreError
@@ -31,7 +29,6 @@ from policyengine.stores.memory import prepaid_tokens
 from policyengine.stores.memory.idempotency import MemoryIdempotencyKeys
 from policyengine.stores.memory.prepaid_tokens import PrepaidTokens, PrepaymentReceipts
 from policyengine.stores.memory.store import MemoryStore
-from tests.behavior.callers import KEY
 from tests.behavior.reporting_agents import POLICY, FakeClock, question
 from tests.counted_order import CountedOrder
 from tests.stores.charges import START, asks, budget
@@ -125,22 +122,4 @@ def test_the_reader_of_a_log_forgets_the_oldest_decision(
     assert type(getattr(reader, name)) is OrderedDict
     setattr(reader, name, order := CountedOrder())
     assert_is_bounded(work_of(order, lambda _: reader.read(next(records))))
-    assert list(order) == [f"{number}" for number in range(TIMES - MOST, TIMES)]
-
-
-def test_folding_a_log_again_forgets_the_oldest_decision(
-    engine: Engine, records: Iterator[DecisionRecord], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    order, counts, before = CountedOrder(), list[int](), 0
-    monkeypatch.setattr(fold_log, "MAX_REPORTABLE", MOST)
-    monkeypatch.setattr(fold_log, "OrderedDict", lambda: order)
-
-    def found(_: Any) -> None:
-        nonlocal before
-        counts.append(order.count - before)
-        before = order.count
-
-    state = BehaviorState(Tagger(KEY))
-    fold_log.fold_entries(records, state, engine.decider.behavior.settings_of, found, None)
-    assert_is_bounded(counts)
     assert list(order) == [f"{number}" for number in range(TIMES - MOST, TIMES)]

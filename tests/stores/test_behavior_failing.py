@@ -79,9 +79,9 @@ def test_attack_31_in_a_store_outage_facts_are_unknown_nothing_is_raised_and_cla
     clock.now += timedelta(hours=1)
     lines = [json.loads(line) for line in log.path.read_bytes().splitlines()]
     log.close()
-    assert [line["behavior"] for line in lines if "behavior" in line][1:] == [{"unreadable": True}] * 3
+    assert [line["behavior"] for line in lines if "behavior" in line][1:] == [{"unreadable": True}] * 4
     records = [one for one in read_records(log.path) if one.behavior is not None]
-    assert len(records) == 4
+    assert len(records) == 5
     assert all(replay_decision(record, engine.kernel).same for record in records)
 
 
