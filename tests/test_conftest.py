@@ -1,6 +1,8 @@
 """The rules of the suite: CI never passes by skipping, and nothing depends on how the suite was started."""
 
+import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -141,6 +143,29 @@ def test_workers_collect_themselves_if_no_process_collects_for_them(suite, monke
         def test_the_import_was_in_this_process(): assert os.getpid() == IMPORTED_BY
     """)
     suite.runpytest_subprocess("-n", "1").assert_outcomes(passed=1)
+
+
+@pytest.mark.deep
+def test_every_process_collects_the_same_tests_in_the_same_order():
+    """A parameter from a set has another place in each process, and workers that are not forked refuse to run."""
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--collect-only",
+        "-q",
+        "-n",
+        "0",
+        "-p",
+        "no:cacheprovider",
+        CHECKOUT / "tests",
+    ]
+    first, other = (
+        subprocess.run(command, env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, text=True).stdout
+        for seed in ("1", "2")
+    )
+    assert len(first.splitlines()) > 10_000
+    assert first.splitlines()[:-1] == other.splitlines()[:-1]  # the last has the seconds
 
 
 POLICY = "language 1 package p anyone { may GET /a }"

@@ -64,7 +64,7 @@ def test_the_help_of_a_command_shows_an_example(run, name):
     assert f"\n    policyengine {name} " in ended.out
 
 
-@pytest.mark.parametrize("name", [*COMMANDS, *GROUPS])
+@pytest.mark.parametrize("name", dict.fromkeys([*COMMANDS, *sorted(GROUPS)]))
 def test_the_help_names_values_and_no_types_of_python(run, name):
     shown = run(*name.split(), "--help").out
     assert not re.findall(r"<(?:list|str|path|int|float|bool)\b.*?>|\[default: \(|\[\[", shown)
