@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from policyengine.behavior.folder import BehaviorFolderError
+from policyengine.behavior.model_watch import ModelWatch
 from policyengine.behavior.shared import SharedTracker
 from policyengine.behavior.tracker import BehaviorTracker
 from policyengine.stores.base import Store
@@ -19,7 +20,11 @@ def open_tracker(given: BehaviorTracker | SharedTracker | Path | None, store: St
                 "a memory store does not keep what another store learned",
                 "pass no tracker, or the tracker of the memory store",
             )
-        return BehaviorTracker.open(given) if isinstance(given, Path) else given or BehaviorTracker()
+        if isinstance(given, BehaviorTracker):
+            return given
+        tracker = BehaviorTracker() if given is None else BehaviorTracker.open(given)
+        tracker.state.on_model = ModelWatch().look
+        return tracker
     if isinstance(given, Path | BehaviorTracker):
         raise BehaviorFolderError(
             "the store keeps what is learned about callers, for all processes that share the store",

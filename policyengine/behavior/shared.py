@@ -34,6 +34,7 @@ from policyengine.behavior.keeper_thread import KeeperThread
 from policyengine.behavior.learn import learn_model
 from policyengine.behavior.lockstep.search_process import PoolSearch
 from policyengine.behavior.model import EMPTY_MODEL, BehaviorModel, ModelError
+from policyengine.behavior.model_watch import ModelWatch
 from policyengine.behavior.recent_requests import FirstReady
 from policyengine.behavior.row import HOUR, HOURS_OF_DAY, MAX_LEVEL, BehaviorRow
 from policyengine.behavior.shared_keys import KEY_BYTES, SharedKeys, sign_model, verify_model
@@ -86,6 +87,7 @@ class SharedTracker:
         self._refused: UnreadableBehaviorError | None = None
         self._settings_of: SettingsOf | None = None
         self._last = 0  # the time of the latest decision
+        self._watch = ModelWatch()
         self._thread = KeeperThread(self, LOOK_SECONDS)
         with suppress(StoreError):  # the first decision tries again
             self._open()
@@ -336,6 +338,7 @@ class SharedTracker:
             ready.note_all(self._teachers(settings_of)), settings_of, at, serial + 1, "", self.model
         )  # fmt: skip
         model = self._search_groups(model, ready.times(), at // DAY)
+        self._watch.look(self.model, model, list, settings_of)
         self._store.save_document(MODEL, model.content.serial, sign_model(model, self._keys.models))
         self.refresh_model()
 

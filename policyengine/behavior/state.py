@@ -35,6 +35,11 @@ NO_KNOWN_CLASS: Final = KnownClass(NO_CLASS)
 NO_ROW: Final = BehaviorRow(0)  # never changed
 
 SettingsOf = Callable[[str], ProfileSettings]  # the settings of a class
+# Called with the model before, a new model, a function that returns the rows from which it was learned, and the
+# settings of classes.
+ModelListener: TypeAlias = Callable[
+    [BehaviorModel, BehaviorModel, Callable[[], Iterable[tuple[Caller, str, BehaviorRow]]], SettingsOf], None
+]
 CLAMPED: Final = 1
 RELEASED: Final = 2
 # A decision or, with the outcome FAILED, a report of a failure: its time, the class, the tags of the endpoint and the
@@ -154,6 +159,7 @@ class BehaviorState:
         self.releases: Mapping[str, int] = {}  # until when a change of a class is planned, in milliseconds
         self.searched_day = model.content.grouped  # the day of the latest search, also if it failed
         self.searches = True  # whether `fold` searches groups: not after a search that failed
+        self.on_model: ModelListener | None = None
         self.searches_inline = False  # whether `snapshot` also searches groups, because the clock is virtual
         # The classes of the model that were read, and the latest of them with its name.
         self._classes: dict[tuple[str, str], KnownClass] = {}
@@ -524,10 +530,16 @@ class BehaviorState:
 
     def learn(self, at: int, settings_of: SettingsOf) -> None:
         """Learn a new model from the rows."""
-        self.fold_waiting()
+        rows, before = self.taught_rows(), self.model
         self.learned_day = at // DAY
-        rows = [(caller, found.group, found.row) for caller, found in self._rows.items()]
-        self.model = learn_model(rows, settings_of, at, self.model.content.serial + 1, self.tags, self.model)
+        self.model = learn_model(rows, settings_of, at, before.content.serial + 1, self.tags, before)
+        if self.on_model is not None:
+            self.on_model(before, self.model, self.taught_rows, settings_of)
+
+    def taught_rows(self) -> list[tuple[Caller, str, BehaviorRow]]:
+        """Return the rows from which models are learned, with their callers and classes."""
+        self.fold_waiting()
+        return [(caller, found.group, found.row) for caller, found in self._rows.items()]
 
     # ── Groups ────────────────────────────────────────────────────────────────────────────────
 

@@ -32,7 +32,7 @@ from policyengine.behavior.recent_requests import (
     packed_days,
 )
 from policyengine.behavior.releases import release_ends
-from policyengine.behavior.row import pack_row, unpack_row
+from policyengine.behavior.row import BehaviorRow, pack_row, unpack_row
 from policyengine.behavior.state import DAY, BehaviorState, CallerRow
 from policyengine.plurals import pluralize
 
@@ -222,10 +222,16 @@ class BehaviorTracker:
             last = max((found.row.level_at for found in islice(reversed(state.rows.values()), 1)), default=0)
         if state.learns or settings_of is None or not state.is_due(last):
             return
-        rows = ((saved.caller, saved.group, unpack_row(saved.packed)) for saved in self._pack_rows())
-        model = learn_model(rows, settings_of, last, state.model.content.serial + 1, state.tags, state.model)
+        before = state.model
+        model = learn_model(self._copy_rows(), settings_of, last, before.content.serial + 1, state.tags, before)
         with self._lock:
             state.model, state.learned_day = model, last // DAY
+        if state.on_model is not None:
+            state.on_model(before, model, self._copy_rows, settings_of)
+
+    def _copy_rows(self) -> Iterator[tuple[Caller, str, BehaviorRow]]:
+        """Yield copies of the rows, each with its caller and its class."""
+        return ((saved.caller, saved.group, unpack_row(saved.packed)) for saved in self._pack_rows())
 
     # ── Groups ────────────────────────────────────────────────────────────────────────────────
 

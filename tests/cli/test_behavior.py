@@ -228,6 +228,81 @@ def test_decisions_of_the_future_are_left_out(run, world):
     assert "have a time in the future" in ended.err
 
 
+@pytest.mark.parametrize("place", ["thread", "duckdb"])
+def test_a_period_is_learned(run, world, place):
+    ended = run(
+        "behavior", "learn", "log.jsonl", "--policies", "p.policy", "-o", "new", "--on", place,
+        "--since", "2026-01-07", "--until", "2026-01-12T12:00Z",
+    )  # fmt: skip
+    assert ended.out.splitlines()[0] == "learned 660 of 1,200 decisions, 540 outside the period"
+    days = {found.row.level_at // 86_400_000 for found in state_of(world / "new").rows.values()}
+    assert days == {20_465}  # 2026-01-12
+
+
+def test_the_time_around_an_attack_can_be_learned_in_two_steps(run, world):
+    options = ("--policies", "p.policy", "-o", "new", "--format", "json")
+    first = run("behavior", "learn", "log.jsonl", *options, "--until", "2026-01-09").json
+    second = run("behavior", "learn", "log.jsonl", *options, "--since", "2026-01-10").json
+    assert (first["learned"], first["outside"]) == (480, 720)
+    assert (second["learned"], second["outside"], second["known"]) == (600, 600, 0)
+    assert second["classes"][0]["class_ready"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--until", "yesterday"], "`yesterday` is neither a time nor a duration"),
+        (["--since", "2026-01-07T10:00"], "`2026-01-07T10:00` has no zone"),
+        (["--since", "2026-01-08", "--until", "2026-01-07"], "the time of `--since` is not before that of `--until`"),
+    ],
+)
+def test_a_wrong_period_is_one_message(run, world, options, message):
+    ended = run("behavior", "learn", "log.jsonl", "-o", "new", *options)
+    assert ended.code == 2
+    assert ended.err.splitlines()[0] == f"error: {message}"
+    assert not (world / "new").exists()
+
+
+def write_attacked_log(path):
+    """Write a log in which one agent sends ten requests a second after its work on the eighth day."""
+    clock, log = FakeClock(), DecisionLog(path, seal=None)
+    engine = Engine.from_text(PLAIN.replace("60/1m burst 100", "6000/1m burst 5000"), clock=clock, log=log)
+    work(engine, clock, range(8))
+    clock.now = BEGIN + timedelta(days=7, hours=16)
+    for _ in range(100):
+        clock.now += timedelta(milliseconds=100)
+        engine.decide(question(agent=3, task="attack"))
+    work(engine, clock, range(8, 10))
+    log.close()
+
+
+def test_margins_that_an_attack_made_high_are_a_warning_with_the_time_to_leave_out(run, world):
+    write_attacked_log(world / "attacked.jsonl")
+    ended = run("behavior", "learn", "attacked.jsonl", "--policies", "p.policy", "-o", "new")
+    assert ended.code == 0
+    assert ended.err == (
+        "warning: the margins of `profile reporting` of idp are × 44.05, × 43.22: smaller bursts are not found. The "
+        "highest level is that of report-3 of idp on 2026-01-12. If this was an attack, leave it out: learn into a new "
+        "folder with `--until 2026-01-12`\n"
+    )
+    again = run("behavior", "learn", "attacked.jsonl", "--policies", "p.policy", "-o", "other", "--until", "2026-01-12")
+    assert again.err == ""
+
+
+@pytest.mark.parametrize("place", ["thread", "duckdb"])
+def test_a_log_whose_days_jump_is_a_warning(run, world, place):
+    lines = (world / "log.jsonl").read_text().splitlines(keepends=True)
+    lines.append(lines[-1].replace('"time":"2026-01-14', '"time":"2026-02-23').replace('"id":"', '"id":"later-'))
+    (world / "log.jsonl").write_text("".join(lines))
+    ended = run("behavior", "learn", "log.jsonl", "--policies", "p.policy", "-o", "new", "--on", place)
+    assert ended.err == (
+        "warning: no decision is dated between 2026-01-14 and 2026-02-23, which is longer than the 14 days that are "
+        "learned: callers count as new, and classes are not ready. If a clock was wrong, leave these decisions out: "
+        "`--until`, `--since`\n"
+    )
+    assert run("behavior", "learn", "log.jsonl", "--policies", "p.policy", "-o", "o", "--until", "2026-02-01").err == ""
+
+
 def test_a_file_that_is_no_log_is_refused(run, world):
     ended = run("behavior", "learn", "p.policy", "-o", "new", "--format", "json")
     assert (ended.code, ended.json["error"]["kind"]) == (1, "log")

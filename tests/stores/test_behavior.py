@@ -89,6 +89,20 @@ def model_of(engine: Engine) -> Any:
     return (tracker.model if isinstance(tracker, SharedTracker) else tracker.state.model).content.classes
 
 
+def test_days_that_jump_are_logged_by_the_process_that_learns_the_model(
+    shared: Stores, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = engine_of(shared(), clock)
+    work_in_turns([engine], clock, range(5))
+    assert caplog.records == []
+    clock.now += timedelta(days=40)
+    keep([engine], clock)
+    engine.decide(question())
+    [record] = caplog.records
+    assert record.__dict__["event"] == "behavior_day_jump"
+    assert "between 2026-01-09 and 2026-02-18, which is longer than the 14 days" in record.getMessage()
+
+
 def odd_work(engines: list[Engine], clock: FakeClock) -> list[str]:
     """A burst, new endpoints, failures and denied requests after ten days."""
     outcomes, ids = [], []

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Final
+from typing import Final, NamedTuple
 
 from policyengine.behavior.bulk.log_lines import LearnedLine, LoggedOutcome
-from policyengine.behavior.events import ALLOWED, BehaviorEvent, Caller, event_time
+from policyengine.behavior.events import ALLOWED, MAX_TIME, BehaviorEvent, Caller, event_time
 from policyengine.behavior.log_events import EventGap, FailureReport
 from policyengine.behavior.state import DAY
 
@@ -19,12 +19,22 @@ MAX_DISTANCE: Final = 100_000  # lines after which a repetition or a report is n
 NANOSECONDS: Final = 1_000  # in a microsecond
 
 
+class LearnedPeriod(NamedTuple):
+    """The time from which decisions are learned, and the time before which they are learned, in milliseconds."""
+
+    since: int = 0
+    until: int = MAX_TIME + 1
+
+
+ALL_TIMES: Final = LearnedPeriod()
+
+
 @dataclass(slots=True)
 class LogTally:
     """Numbers of decisions: all, without an identified caller (`unidentified`), of a class that only policies could
     determine (`unknown`), learned, already `known` to the folder, `late` (more than a day earlier than the latest
     decision of their caller), and with a time more than a day in the `future`. `latest` is the time of the latest
-    learned decision, in milliseconds."""
+    learned decision, in milliseconds. `outside` counts decisions outside the period that is learned."""
 
     decisions: int = 0
     unidentified: int = 0
@@ -34,6 +44,7 @@ class LogTally:
     late: int = 0
     future: int = 0
     latest: int = 0
+    outside: int = 0
 
     def merge(self, other: LogTally) -> None:
         """Add the numbers of other lines."""
@@ -45,10 +56,12 @@ class LogTally:
 
 class LineFilter:
     """Reads lines with their positions, in their order. `known` are the times of the latest decisions of callers, in
-    milliseconds: a decision that is not later is already known. `now` is in milliseconds."""
+    milliseconds: a decision that is not later is already known. `now` is in milliseconds. Decisions and reports outside
+    the `period` are left out, and so are reports about decisions outside it."""
 
-    def __init__(self, known: Mapping[Caller, int], now: int) -> None:
+    def __init__(self, known: Mapping[Caller, int], now: int, period: LearnedPeriod = ALL_TIMES) -> None:
         self._known, self._end = known, now + DAY
+        self._since, self._until = period
         self._latest: dict[Caller, int] = {}
         self._recent = DecisionWindow()
         self.tally = LogTally()
@@ -59,7 +72,8 @@ class LineFilter:
             caller = self._recent.take(line.decision, position)
             return None if caller is None or not line.failed else self._report(caller, line.time)
         event, tally = line.event, self.tally
-        reportable = event.caller if event is not None and event.outcome == ALLOWED else None
+        is_outside = event is not None and not self._since <= event.at < self._until
+        reportable = event.caller if event is not None and event.outcome == ALLOWED and not is_outside else None
         if not self._recent.add(line.id, position, reportable):
             return None  # each repetition of an idempotency key has its own line
         tally.decisions += 1
@@ -67,11 +81,15 @@ class LineFilter:
             tally.unidentified += line.gap is EventGap.UNIDENTIFIED
             tally.unknown += line.gap is EventGap.UNKNOWN
             return None
+        if is_outside:
+            tally.outside += 1
+            return None
         return event if self._is_learned(event.at, event.caller) else None
 
     def _report(self, caller: Caller, time: int) -> FailureReport | None:
         at = event_time(time * NANOSECONDS)
-        return FailureReport(caller, at) if at > self._known.get(caller, -1) else None
+        is_learned = at > self._known.get(caller, -1) and at < self._until
+        return FailureReport(caller, at) if is_learned else None
 
     def _is_learned(self, at: int, caller: Caller) -> bool:
         """Return whether a decision is learned, and count it."""

@@ -164,7 +164,10 @@ class SparkLearner:
         state, sums = self._state, ModelSums(self._setup.policies().settings_of, at)
         for row in folded.where(f"kind = {SUMS}").collect():
             sums.merge_packed(msgspec.msgpack.decode(row.data, type=bytes))
-        state.model = sums.learn(state.model.content.serial + 1, state.tags, state.model)
+        before = state.model
+        state.model = sums.learn(before.content.serial + 1, state.tags, before)
+        if state.on_model is not None:
+            state.on_model(before, state.model, list, self._setup.policies().settings_of)
         state.learned_day = at // DAY
 
     def _add_requests(self, folded: Any) -> None:

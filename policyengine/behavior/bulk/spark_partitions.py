@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import msgspec
 
 from policyengine.behavior.bulk.event_queue import moment_of
-from policyengine.behavior.bulk.line_filter import LineFilter, LogTally
+from policyengine.behavior.bulk.line_filter import ALL_TIMES, LearnedPeriod, LineFilter, LogTally
 from policyengine.behavior.bulk.log_lines import LearnedDecision, LearnedLine, LineDecoder, LoggedOutcome
 from policyengine.behavior.bulk.log_splits import LogSplit, SplitNotes, read_split
 from policyengine.behavior.bulk.placed_requests import PlacedRequests
@@ -94,12 +94,13 @@ _DECODE_ROW: Final = msgspec.msgpack.Decoder(PackedRow).decode
 
 class WorkerSetup(NamedTuple):
     """The setup of a process: the function that loads policies, the paths of the policies, and the key of the tags with
-    its digest."""
+    its digest, and the period from which decisions are learned."""
 
     load: Callable[[tuple[str, ...]], PolicySource]
     paths: tuple[str, ...]
     key: bytes
     tags: str
+    period: LearnedPeriod = ALL_TIMES
 
     def policies(self) -> PolicySource:
         """Return the policies, which are loaded once in a process."""
@@ -151,15 +152,19 @@ def line_columns(line: LearnedLine) -> tuple[int, str, str | None]:
 def filter_lines(batches: Batches, setup: WorkerSetup, known: Mapping[Caller, int], now: int) -> Iterator[Any]:
     """Convert lines (agent, kind, place, at, data), sorted by agent and place, to the events that are learned, and then
     the tally."""
-    return to_batches(filtered_rows(rows_of(batches), Tagger(setup.key), known, now), EVENT_COLUMNS)
+    return to_batches(filtered_rows(rows_of(batches), Tagger(setup.key), known, now, setup.period), EVENT_COLUMNS)
 
 
 def filtered_rows(
-    rows: Iterable[tuple[Any, ...]], tagger: Tagger, known: Mapping[Caller, int], now: int
+    rows: Iterable[tuple[Any, ...]],
+    tagger: Tagger,
+    known: Mapping[Caller, int],
+    now: int,
+    period: LearnedPeriod = ALL_TIMES,
 ) -> Iterator[tuple[Any, ...]]:
     tally = LogTally()
     for agent, lines in groupby(rows, key=itemgetter(0)):
-        filter = LineFilter(known, now)
+        filter = LineFilter(known, now, period)
         for _, kind, place, _, data in lines:
             found = filter.read(place, decode_line(kind, data))
             if found is not None:

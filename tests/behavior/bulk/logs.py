@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
 
-from policyengine.behavior.bulk.line_filter import LineFilter
+from policyengine.behavior.bulk.line_filter import ALL_TIMES, LineFilter
 from policyengine.behavior.bulk.log_lines import LineDecoder, read_learned
 from policyengine.behavior.events import Tagger
 from policyengine.behavior.fold import ProfileSettings
@@ -137,11 +137,11 @@ def write_lines(path, lines):
     return path
 
 
-def learn(logs, way, state=None, settings_of=lambda group: SETTINGS):
+def learn(logs, way, state=None, settings_of=lambda group: SETTINGS, period=ALL_TIMES):
     """Learn logs in a way that takes lines, into a state (default: a new one). Return the state and the tally."""
     state = state or BehaviorState(Tagger(KEY))
     known = {caller: kept.row.level_at for caller, kept in state.rows.items()}
-    filter, messages = LineFilter(known, NOW), []
+    filter, messages = LineFilter(known, NOW, period), []
     way(read_learned(logs, LineDecoder(None), messages.append), filter, state, settings_of)
     return state, filter.tally, messages
 

@@ -87,10 +87,11 @@ def test_the_command_learns_on_spark(environment, tmp_path):
     for place in ("spark", "thread"):
         done = run(
             environment, "-m", "policyengine", "behavior", "learn", "log.jsonl", "-o", place, "--on", place,
-            "--policies", "work.policy", cwd=tmp_path,
+            "--policies", "work.policy", "--since", "2026-01-05T12:00Z", "--until", "2026-01-06T12:00Z", cwd=tmp_path,
         )  # fmt: skip
         assert (done.returncode, done.stderr) == (0, ""), done.stderr[-3_000:]
         assert "learned" in done.stdout
+        assert "outside the period" in done.stdout.splitlines()[0]
     for name in ("rows", "recent", *(f"models/{each.name}" for each in (tmp_path / "thread" / "models").iterdir())):
         assert (tmp_path / "spark" / name).read_bytes() == (tmp_path / "thread" / name).read_bytes()
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policyengine.behavior.bulk.day_starts import DayStart, DayStarts
-from policyengine.behavior.bulk.line_filter import LogTally
+from policyengine.behavior.bulk.line_filter import ALL_TIMES, LearnedPeriod, LogTally
 from policyengine.behavior.bulk.log_lines import LineDecoder
 from policyengine.behavior.bulk.log_splits import split_logs
 from policyengine.behavior.bulk.placed_requests import PlacedRequests
@@ -32,10 +32,12 @@ from policyengine.behavior.learn import ModelSums
 from policyengine.behavior.learn_logs import learn_lines
 from policyengine.behavior.recent_requests import FirstReady
 from policyengine.behavior.row import unpack_row
-from policyengine.behavior.state import BehaviorState, CallerRow
+from policyengine.behavior.state import DAY, BehaviorState, CallerRow
+from policyengine.clock import epoch_microseconds
 from tests.behavior.bulk.logs import (
     KEY,
     NOW,
+    START,
     content,
     group_sizes,
     learn,
@@ -68,7 +70,7 @@ def learn_in_parts(path, part_of, size, setup):
                 lines.append((ids[id_] if kind == OUTCOME else agent, kind, len(lines), NO_TIME, data))
     tally, events = LogTally(), []
     for part in divide(lines, part_of, lambda row: row[2:3]):
-        for row in filtered_rows(part, Tagger(KEY), {}, NOW):
+        for row in filtered_rows(part, Tagger(KEY), {}, NOW, setup.period):
             if row[1] == SUMS:
                 tally.merge(msgspec.msgpack.decode(row[4], type=LogTally))
             else:
@@ -114,8 +116,11 @@ def fold_day(state, start, parts, setup):
 def test_agents_can_be_distributed_over_partitions(tmp_path_factory, data, seed):
     path = write_lines(tmp_path_factory.mktemp("parts") / "log.jsonl", make_lines(seed, agents=5, days=4))
     parts = data.draw(st.lists(st.integers(0, 2), min_size=5, max_size=5))
-    state, tally = learn_in_parts(path, lambda agent: parts[int(agent[-1])], data.draw(st.integers(900, 90_000)), SETUP)
-    whole, counted, _ = learn([path], learn_lines)
+    begin = epoch_microseconds(START) // 1_000
+    period = data.draw(st.sampled_from((ALL_TIMES, LearnedPeriod(begin + DAY, begin + 3 * DAY))))
+    setup, size = SETUP._replace(period=period), data.draw(st.integers(900, 90_000))
+    state, tally = learn_in_parts(path, lambda agent: parts[int(agent[-1])], size, setup)
+    whole, counted, _ = learn([path], learn_lines, period=period)
     assert content(state) == content(whole)
     assert tally == counted
 

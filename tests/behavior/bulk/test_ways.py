@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 from policyengine.behavior.bulk import event_queue, event_table, line_filter
 from policyengine.behavior.bulk.bulk_error import BulkError
 from policyengine.behavior.bulk.duckdb_learner import learn_with_duckdb
+from policyengine.behavior.bulk.line_filter import LearnedPeriod
 from policyengine.behavior.events import Tagger
 from policyengine.behavior.learn_logs import learn_lines
 from policyengine.behavior.lockstep import pools
 from policyengine.behavior.lockstep.detection import LockstepError
 from policyengine.behavior.log_events import FailureReport
 from policyengine.behavior.state import BehaviorState
+from policyengine.clock import epoch_microseconds
 from tests.behavior.bulk.logs import (
     GROUPED,
     KEY,
@@ -116,6 +118,43 @@ def test_lines_out_of_order_give_the_same(tmp_path):
     _, tally = both([write_lines(tmp_path / "log.jsonl", lines)])
     assert tally.late > 0
     assert tally.future == 1
+
+
+def at_milliseconds(**since_start):
+    return epoch_microseconds(START + timedelta(**since_start)) // 1_000
+
+
+def test_a_period_gives_the_same_as_a_log_of_the_period(tmp_path):
+    lines = make_lines(6)
+    log = write_lines(tmp_path / "log.jsonl", lines)
+    begin, end = START + timedelta(days=1), START + timedelta(days=4)
+    inside = write_lines(tmp_path / "inside.jsonl", [line for line in lines if begin <= line[0] < end])
+    period = LearnedPeriod(at_milliseconds(days=1), at_milliseconds(days=4))
+    found, tally = both([log], period=period)
+    expected, counted = both([inside])
+    assert content(found) == content(expected)
+    assert tally.learned == counted.learned > 50
+    assert tally.outside == tally.decisions - counted.decisions > 50
+
+
+def test_reports_outside_a_period_and_about_decisions_outside_it_are_left_out(tmp_path):
+    lines = [(START, decision(START, "agent-0", number, "GET /a")) for number in range(2)] + [
+        (START + timedelta(hours=1), decision(START + timedelta(hours=1), "agent-0", 2, "GET /a"))
+    ]
+    later = [
+        (START + timedelta(hours=2), outcome(START + timedelta(hours=2), f"id-{number}", 500)) for number in (0, 2)
+    ]
+    log = write_lines(tmp_path / "log.jsonl", lines + later)
+    errors = []
+    for period in (
+        LearnedPeriod(),
+        LearnedPeriod(since=at_milliseconds(minutes=30)),
+        LearnedPeriod(until=at_milliseconds(hours=2)),
+    ):
+        found, _ = both([log], period=period)
+        [known] = found.rows.values()
+        errors.append(known.row.errors)
+    assert errors[0] > errors[1] > errors[2] == 0
 
 
 def test_a_report_counts_once_and_only_near_its_decision(tmp_path, monkeypatch):

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -13,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, assert_never
 
 import typer
 
+from policyengine.cli.commands.behavior.learning_warnings import jump_listener, warn_of_attacks, warn_of_gaps
+from policyengine.cli.commands.behavior.report import parse_since
 from policyengine.cli.errors import CommandError, log_error
 from policyengine.cli.log_input import check_log
 from policyengine.cli.options.audit_query import Logs
@@ -24,7 +25,6 @@ from policyengine.cli.options.behavior import (
     lock_folder,
     open_folder,
     report_folder_errors,
-    warn_of_profiles,
 )
 from policyengine.cli.options.common import TextOrJson
 from policyengine.cli.output.line_warnings import LineWarnings
@@ -32,9 +32,10 @@ from policyengine.cli.output.terminal import OutputFormat, Screen, print_json, s
 from policyengine.plurals import pluralize
 
 if TYPE_CHECKING:
-    from policyengine.behavior.bulk.line_filter import LogTally
+    from policyengine.behavior.bulk.line_filter import LearnedPeriod, LogTally
     from policyengine.behavior.fold import ProfileSettings
     from policyengine.behavior.model import ClassModel
+    from policyengine.behavior.model_watch import DayJump
     from policyengine.behavior.state import BehaviorState
 
 
@@ -63,6 +64,24 @@ def learn(
         LearningPlace,
         typer.Option("--on", help="How to learn: in this process, with DuckDB, or with Spark. The result is the same."),
     ] = LearningPlace.THREAD,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            "--since",
+            metavar="TIME",
+            help="Learn only from decisions from this time on: `2026-12-01`, or `7d` for a week ago.",
+            show_default=False,
+        ),
+    ] = None,
+    until: Annotated[
+        str | None,
+        typer.Option(
+            "--until",
+            metavar="TIME",
+            help="Learn only from decisions before this time, for example before an attack.",
+            show_default=False,
+        ),
+    ] = None,
     format: TextOrJson = OutputFormat.TEXT,
 ) -> int:
     """Learn the behavior of callers from decision logs.
@@ -83,20 +102,24 @@ def learn(
     \b
     Example:
       policyengine behavior learn decisions.jsonl --policies payments/ -o decisions.jsonl.behavior
+      policyengine behavior learn decisions.jsonl --policies payments/ -o learned --until 2026-12-01
     """
     from policyengine.behavior.learn_logs import save_state
 
     for log in logs:
         check_log(log)
     check_place(on)
+    period = parse_period(since, until)
     known = load_learning_policies(policies)
     folder = open_folder(output, create=True)
     held, skipped = lock_folder(folder), LineWarnings()
+    jumps: list[DayJump] = []
     try:
         state = load_state(folder)
+        state.on_model = jump_listener(jumps)
         try:
             with show_progress("learning from the log"), report_bulk_errors(on):
-                counts = learn_logs(logs, on, known, policies or [], state, skipped)
+                counts = learn_logs(logs, on, known, policies or [], state, skipped, period)
         except OSError as error:
             raise log_error(logs[0], error) from None
         if counts.learned:
@@ -106,11 +129,13 @@ def learn(
         os.close(held)
     skipped.show()
     warn_of_gaps(counts, known, state)
+    warn_of_attacks(state, known, jumps)
     found = describe_learned(state, known.settings_of)
     if format is OutputFormat.JSON:
         print_json({
             "folder": str(output), "model": state.model.digest, "decisions": counts.decisions,
             "learned": counts.learned, "known": counts.known, "late": counts.late, "future": counts.future,
+            "outside": counts.outside,
             "unidentified": counts.unidentified, "without_class": counts.unknown, "skipped_lines": skipped.count,
             "callers": len(state.rows), "ready": sum(one.ready for one in found),
             "classes": [one.to_dict() for one in found],
@@ -138,6 +163,22 @@ def check_place(on: LearningPlace) -> None:
                 assert_never(on)
 
 
+def parse_period(since: str | None, until: str | None) -> LearnedPeriod:
+    """Return the period from which decisions are learned. Raises CommandError."""
+    from policyengine.behavior.bulk.line_filter import ALL_TIMES, LearnedPeriod
+
+    begin = ALL_TIMES.since if since is None else parse_milliseconds(since)
+    end = ALL_TIMES.until if until is None else parse_milliseconds(until)
+    if begin >= end:
+        message = "the time of `--since` is not before that of `--until`"
+        raise CommandError("usage", message, "no decision is between these times", code=2)
+    return LearnedPeriod(begin, end)
+
+
+def parse_milliseconds(text: str) -> int:
+    return parse_since(text) // 1_000
+
+
 @contextmanager
 def report_bulk_errors(on: LearningPlace) -> Iterator[None]:
     """Convert a BulkError to a CommandError."""
@@ -157,6 +198,7 @@ def learn_logs(
     policies: Sequence[Path],
     state: BehaviorState,
     tell: Callable[[str], None],
+    period: LearnedPeriod,
 ) -> LogTally:
     """Learn from logs into a state, and return what was learned. Raises BulkError, OSError."""
     from policyengine.behavior.bulk.line_filter import LineFilter
@@ -172,9 +214,9 @@ def learn_logs(
 
         paths = tuple(str(path.absolute()) for path in policies)
         with open_session() as session:
-            setup = WorkerSetup(load_policies_of, paths, state.tagger.key, state.tags)
+            setup = WorkerSetup(load_policies_of, paths, state.tagger.key, state.tags, period)
             return learn_on_spark(session, logs, setup, state, now, tell)
-    filter = LineFilter(known_times(state), now)
+    filter = LineFilter(known_times(state), now, period)
     lines = read_learned(logs, LineDecoder(known.reader(state), known.revision), tell)
     if on is LearningPlace.DUCKDB:
         from policyengine.behavior.bulk.duckdb_learner import learn_with_duckdb
@@ -246,33 +288,16 @@ def describe_learned(state: BehaviorState, settings_of: Any) -> list[ClassSummar
     ]
 
 
-def warn_of_gaps(counts: LogTally, known: LearningPolicies, state: BehaviorState) -> None:
-    """Warn of decisions that were left out, and of profiles that are not known, on stderr."""
-    screen = Screen(sys.stderr)
-    left_out: Mapping[str, int] = {
-        "do not state the class of their caller: name the policies with `--policies`": counts.unknown,
-        "are dated more than a day before a preceding decision of their caller: sort the log by time": counts.late,
-        "have a time in the future: set the clock of the machine that wrote them": counts.future,
-    }
-    for why, count in left_out.items():
-        if count:
-            screen.warn(f"left out {pluralize(count, 'decision')} that {why}")
-    unnamed = sum(not found.group for found in state.rows.values())
-    if unnamed and known.engine is not None:
-        screen.warn(
-            f"no profile and no agent block of the policies names {pluralize(unnamed, 'caller')}: check that the log "
-            "comes from these policies"
-        )
-    warn_of_profiles(known.engine, {found.group for found in state.rows.values()})
-
-
 def show_learned(
     screen: Screen,
     counts: LogTally,
     state: BehaviorState,
     classes: Sequence[ClassSummary],
 ) -> None:
-    rest = [("already known", counts.known), ("about no caller", counts.unidentified)]
+    rest = [
+        ("already known", counts.known), ("about no caller", counts.unidentified),
+        ("outside the period", counts.outside),
+    ]  # fmt: skip
     also = "".join(f", {count:,} {what}" for what, count in rest if count)
     ready = sum(one.ready for one in classes)
     screen.line(f"learned {counts.learned:,} of {pluralize(counts.decisions, 'decision')}{also}")
