@@ -102,6 +102,7 @@ def load_for_serving(setup: EngineSetup) -> LoadedEngine:
     for message, hint in unknown_approvers(settings, engine.kernel):
         Screen(sys.stderr).warn(message if hint is None else f"{message}: {hint}")
     use_behavior(engine, behavior_folder(setup, engine))
+    warn_of_foreign_behavior(engine)
     return LoadedEngine(engine, settings, rules, sources, stamp, webhooks)
 
 
@@ -143,6 +144,17 @@ def use_behavior(engine: Engine, folder: Path | None) -> None:
         engine.use_behavior(folder)
     except BehaviorFolderError as error:
         raise CommandError("behavior", error.message, error.hint, (("folder", str(folder)),)) from None
+
+
+def warn_of_foreign_behavior(engine: Engine) -> None:
+    """Warn on stderr of a folder of learned behavior that comes from other policies."""
+    if engine.behavior is None:
+        return
+    from policyengine.cli.behavior_warnings import FOREIGN_HINT, foreign_behavior_warning
+
+    warning = foreign_behavior_warning(engine)
+    if warning is not None:
+        Screen(sys.stderr).warn(f"{warning}: {FOREIGN_HINT}")
 
 
 def prepare_serving(setup: EngineSetup, loaded: LoadedEngine) -> ServedEngine:

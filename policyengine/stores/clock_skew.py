@@ -18,6 +18,7 @@ MAX_SKEW_MICROSECONDS = 5_000_000
 AGREES_WITHIN = 0.8  # clocks that differed too much agree again within this fraction of the bound
 MICROSECOND = timedelta(microseconds=1)
 AGREES_AGAIN = "the clocks of this server and of its store agree again"
+CAUGHT_UP = "the clock of this machine, which was set back, has caught up"
 _LOG = logging.getLogger("policyengine")
 
 
@@ -37,7 +38,7 @@ class ClockSkew:
     """The difference between the clocks of this process and of the store. `offset` is how far the store's clock is
     ahead (microseconds; None before the store's first answer), plus or minus `error`, half of the round trip. Beyond
     the `bound`, the store is not used: one of the clocks is wrong, so times and ages in conditions and the expiry of
-    credentials cannot be trusted.
+    credentials cannot be trusted. If the store `is_own_memory`, its clock is the latest time of this process.
     """
 
     def __init__(
@@ -45,17 +46,22 @@ class ClockSkew:
         bound: int = MAX_SKEW_MICROSECONDS,
         clock: Callable[[], int] = system_time,
         throttle: LogThrottle | None = None,
+        *,
+        is_own_memory: bool = False,
     ) -> None:
         self.bound, self.clock = bound, clock
         self.offset: int | None = None
         self.error = 0
         self.exceeded = False
+        self._is_own_memory = is_own_memory
         self._lock, self._throttle = Lock(), throttle or LogThrottle.every()
         self.tell: Callable[[bool, str, str], None] | None = None  # called when the agreement of the clocks changes
 
     @property
     def reason(self) -> str:
         behind = self.offset or 0
+        if self._is_own_memory:
+            return f"the clock of this machine was set back by {format_microseconds(behind)}"
         word = "behind" if behind > 0 else "ahead of"
         return f"the clock of this server is {format_microseconds(abs(behind))} {word} the store's"
 
@@ -89,9 +95,10 @@ class ClockSkew:
         if self._throttle.admit() is None:
             return
         _LOG.error(
-            "%s, more than %s: decisions that need the store are denied until the clocks agree",
+            "%s, more than %s: decisions that need the store are denied until %s",
             self.reason,
             format_microseconds(self.bound),
+            "it has caught up" if self._is_own_memory else "the clocks agree",
             extra={"event": "clock_skew", "skew_ms": (self.offset or 0) // 1_000},
         )
 
@@ -100,9 +107,10 @@ class ClockSkew:
             was, self.exceeded = self.exceeded, False
         self._throttle.reset()
         if was:
-            _LOG.warning(AGREES_AGAIN, extra={"event": "clock_agrees"})
+            text = CAUGHT_UP if self._is_own_memory else AGREES_AGAIN
+            _LOG.warning("%s", text, extra={"event": "clock_agrees"})
             if self.tell is not None:
-                self.tell(False, "clock", AGREES_AGAIN)
+                self.tell(False, "clock", text)
 
 
 def format_microseconds(microseconds: int) -> str:

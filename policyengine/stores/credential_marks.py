@@ -92,7 +92,7 @@ class MemoryMarks:
         self, most: int = MAX_MARKS, max_skew: int = MAX_SKEW_MICROSECONDS, fullness: CapacityAlarm | None = None
     ) -> None:
         full = CapacityAlarm() if fullness is None else fullness
-        self.version, self._latest, self._skew = 0, 0, ClockSkew(max_skew)
+        self.version, self._latest, self._skew = 0, 0, ClockSkew(max_skew, is_own_memory=True)
         self._lock, self._marked, self._revoked = Lock(), ExpiringNames(most, full), ExpiringNames(most, full)
 
     def once(self, name: str, until: int, now: int) -> bool:

@@ -359,6 +359,56 @@ def test_a_damaged_folder_is_one_error(run, world):
     assert "changed, or are damaged" in ended.json["error"]["message"]
 
 
+# ── Serve ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def served(run, monkeypatch):
+    """Load what `serve` serves, without a listener, and return what it printed on stderr."""
+    monkeypatch.setattr("policyengine.server.serve", lambda held, *_, **__: held.current.behavior.close())
+
+    def serve(policy, folder):
+        ended = run("serve", policy, "--behavior", folder)
+        assert ended.code == 0
+        return ended.err
+
+    return serve
+
+
+FOREIGN = POLICY.replace("idp", "other").replace("report", "write")
+
+
+@pytest.mark.parametrize(
+    ("policy", "warns"),
+    [
+        (POLICY, False),
+        (POLICY.replace('"reporting"', '"writing"'), True),
+        (POLICY.replace("idp", "other"), True),
+        (FOREIGN, True),
+    ],
+)
+def test_serve_warns_of_a_folder_without_a_class_of_its_policies(world, served, policy, warns):
+    (world / "other.policy").write_text(policy)
+    err = served("other.policy", "served")
+    assert (
+        err.startswith(
+            "warning: no class of the callers in `served` is in these policies, so these callers count as new; the "
+            "folder has `profile reporting` of idp: name the folder of these policies with `--behavior`"
+        )
+        is warns
+    )
+
+
+def test_serve_accepts_an_empty_folder_and_one_with_callers_of_one_of_its_classes(world, served):
+    (world / "other.policy").write_text(FOREIGN)
+    assert served("other.policy", "new") == ""
+    both = POLICY + FOREIGN.partition("package learning")[2].replace('"r"', '"s"').replace('"odd"', '"b"').replace(
+        '"failing"', '"c"'
+    )
+    (world / "both.policy").write_text(both)
+    assert served("both.policy", "served") == ""
+
+
 # ── Show ──────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -73,7 +73,7 @@ class MemoryStore:
         self.fullness = CapacityAlarm()
         self.marks = MemoryMarks(max_skew=max_skew, fullness=self.fullness)
         self.approvals = MemoryApprovals(fullness=self.fullness)
-        self.skew = ClockSkew(max_skew)
+        self.skew = ClockSkew(max_skew, is_own_memory=True)
         self.halts: HaltStore = MemoryHalts()
         self._spent: set[str] = set()
         self._receipts = PrepaymentReceipts()
