@@ -17,6 +17,7 @@ from policyengine.cli.errors import CommandError
 from policyengine.cli.mcp_header_warnings import print_mcp_warnings
 from policyengine.cli.name_checks import check_mcp_servers
 from policyengine.cli.options.serve import ServerLogFormat
+from policyengine.cli.output.engine_summary import shown_store
 from policyengine.cli.output.serve_summary import MEMORY_STATE_WARNING, ServeSummary, curl_command, print_summary
 from policyengine.cli.output.terminal import OutputFormat, Screen
 from policyengine.cli.public_url import check_public_url
@@ -72,13 +73,18 @@ class ServeSummaryPrinter:
     format: OutputFormat
 
     def __call__(self, url: str | None) -> None:
-        from policyengine.server.listeners import is_reachable_remotely, resolve_address
+        from policyengine.server.listeners import address_text, is_reachable_remotely, resolve_address
 
         engine, listen = self.loaded.engine, self.listen
         curl = curl_command(url, self.setup.paths, engine.kernel, listen.token_file, self.tokens) if url else None
         lone = engine.state.is_ephemeral and url is not None and is_reachable_remotely(resolve_address(listen.host, 0))
         hidden = self.hidden_absences(url)
-        summary = ServeSummary(url, listen.socket, listen.workers, self.tests, hidden, self.unsent_facts(url), lone)
+        metrics = None if listen.metrics_port is None else address_text(listen.host, listen.metrics_port)
+        envoy = None if listen.envoy_grpc is None else address_text(listen.host, listen.envoy_grpc)
+        summary = ServeSummary(
+            url, listen.socket, listen.workers, self.tests, hidden, self.unsent_facts(url), lone,
+            None if metrics is None else f"http://{metrics}/metrics", envoy, shown_store(self.setup.store),
+        )  # fmt: skip
         with redirect_stdout(sys.stderr) if self.setup.log.writes_stdout else nullcontext():
             print_summary(engine, summary, curl, self.format)
         if lone:

@@ -93,8 +93,16 @@ def bind_error(error: OSError, host: str, port: int, option: str) -> ServeError:
 
 
 def listener_url(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"http://{format_address(*listener.getsockname()[:2])}"
+
+
+def address_text(host: str, port: int) -> str:
+    """Return the address of a host and a port as text. Raises ServeError."""
+    return format_address(*resolve_address(host, port))
+
+
+def format_address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 # ── Unix sockets ──────────────────────────────────────────────────────────────────────────────

@@ -354,6 +354,24 @@ def test_serve_warns_about_state_in_memory_at_a_public_address(run, tmp_path, mo
     assert json.loads(run(*words, "--format", "json").out).get("state_in_memory", False) is told
 
 
+def test_serve_prints_its_metrics_port_its_port_for_envoy_and_its_store(run, tmp_path, monkeypatch):
+    (tmp_path / "a.policy").write_text(RATE)
+    monkeypatch.setattr("policyengine.server.serve", lambda *_, listening, **__: listening("http://127.0.0.1:8080"))
+    words = ("serve", "a.policy", "--store", "sqlite:///store.db")
+    ports = ("--metrics-port", "9100", "--envoy-grpc", "9001")
+    assert run(*words, *ports).out.splitlines()[:7] == [
+        "listening on http://127.0.0.1:8080",
+        "metrics:  http://127.0.0.1:9100/metrics",
+        "envoy:    127.0.0.1:9001 (gRPC)",
+        *run(*words).out.splitlines()[1:4],
+        "store:    sqlite:///store.db",
+    ]
+    told = json.loads(run(*words, *ports, "--format", "json").out)
+    assert {name: told[name] for name in ("metrics", "envoy_grpc", "store")} == {
+        "metrics": "http://127.0.0.1:9100/metrics", "envoy_grpc": "127.0.0.1:9001", "store": "sqlite:///store.db",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("policy", "asked"),
     [

@@ -22,6 +22,7 @@ from mcp.shared.exceptions import MCPError
 
 from policyengine.audit import OutcomeRecord, SystemRecord, read_log, read_records
 from policyengine.cli import main
+from policyengine.cli.output.gateway_summary import shown_upstream
 from tests import forking
 from tests.integrations.conftest import POLICY
 from tests.ports import free_port
@@ -127,7 +128,8 @@ def over_http(files: Path, *options: str) -> Iterator[tuple[str, int]]:
         try:
             assert process.stdout is not None
             url = process.stdout.readline().split()[-1]
-            shown = [process.stdout.readline() for _ in range(2 if "--metrics-port" in options else 1)]
+            count = 5 + ("--metrics-port" in options) + ("--log" in options)
+            shown = [process.stdout.readline() for _ in range(count)]
             (files / "shown").write_text("".join(shown))
             yield url, process.pid
         finally:
@@ -196,6 +198,21 @@ def test_over_stdio_the_gateway_observes_logs_and_watches_files(files: Path) -> 
     assert events[2].details["changes"] == ['block `agent "bot"` of billing changed, at billing.policy:16']
 
 
+@pytest.mark.parametrize(
+    ("upstream", "shown"),
+    [
+        ("python server.py", "python server.py"),
+        ("npx -y @acme/server --api-key secret", "npx …"),
+        ("env TOKEN=secret python 'my server.py'", "env …"),
+        ("python 'my server.py' https://me:secret@acme.example", "python 'my server.py' …"),
+        ("https://me:secret@acme.example:8000/mcp?key=secret#part", "https://acme.example:8000/mcp"),
+        ("http://127.0.0.1:8000/mcp", "http://127.0.0.1:8000/mcp"),
+    ],
+)
+def test_the_upstream_is_shown_without_what_may_be_secret(upstream: str, shown: str) -> None:
+    assert shown_upstream(upstream) == shown
+
+
 def test_the_metrics_port_counts_calls_and_outcomes_and_shows_readiness(files: Path) -> None:
     port = free_port()
 
@@ -209,7 +226,14 @@ def test_the_metrics_port_counts_calls_and_outcomes_and_shows_readiness(files: P
     with over_http(files, "--metrics-port", str(port), "--log", str(files / "log.jsonl")) as (url, _):
         run(session(url))
         shown = (files / "shown").read_text().splitlines()
-        assert shown == ["server:  billing", f"metrics: http://127.0.0.1:{port}/metrics"]
+        assert shown[:3] == [
+            f"metrics:  http://127.0.0.1:{port}/metrics",
+            "server:   billing",
+            f"upstream: {shown_upstream(shlex.join(forking.script(files / 'server.py')))}",
+        ]
+        assert [line.split(":")[0] for line in shown[3:]] == ["packages", "revision", "rules", "log"]
+        log = files / "log.jsonl"
+        assert shown[-1] == f"log:      {log}, sealed in {log}.tlog with the key {log}.key"
         with httpx.Client(base_url=f"http://127.0.0.1:{port}") as status:
             assert status.get("/healthz").json() == {"status": "ok"}
             assert status.get("/readyz").json()["status"] == "ready"

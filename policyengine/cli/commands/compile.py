@@ -15,7 +15,7 @@ from policyengine.bounded_files import missing_file_hint
 from policyengine.cli.errors import CommandError, file_error, policy_error
 from policyengine.cli.load_engine import BUNDLE, load_engine
 from policyengine.cli.options.common import PoliciesOrBundle, TextOrJson, TrustedKeys
-from policyengine.cli.output.serve_summary import count_rules
+from policyengine.cli.output.engine_summary import count_rules
 from policyengine.cli.output.terminal import OutputFormat, Screen, print_json, show_progress
 from policyengine.plurals import pluralize
 

@@ -76,6 +76,8 @@ from policyengine.cli.options.serve import (
     TestFirst,
     WatchFiles,
 )
+from policyengine.cli.output.engine_summary import shown_store
+from policyengine.cli.output.gateway_summary import GatewaySummaryPrinter
 from policyengine.cli.pin_setup import check_pins, note_pins, open_pins
 from policyengine.cli.public_url import check_public_url
 from policyengine.cli.served_engine import (
@@ -92,7 +94,6 @@ from policyengine.cli.upstream_setup import (
     require_sdk,
     select_environment,
 )
-from policyengine.control_characters import one_line
 from policyengine.integrations.mcp.elicit_modes import ElicitMode
 from policyengine.integrations.mcp.unreviewed_tools import UnreviewedTools
 from policyengine.integrations.mcp.upstream_protocols import UpstreamProtocol
@@ -293,9 +294,12 @@ def run_setup(
     warn_about_confirms(front, setup.store, loaded.engine.kernel)
     front = with_pages(front, loaded.settings.console.public_url)
     served = prepare_serving(setup, loaded)
+    printer = GatewaySummaryPrinter(
+        loaded.engine, front.server, front.upstream, served.tests, shown_store(setup.store), setup.log.writes_stdout
+    )
     with run_gateway_threads(served.held, setup.reload.watch, served.following):
         log_unmatched_people(loaded)
-        run_gateway(front, served.held, token, environment)
+        run_gateway(front, served.held, token, environment, printer)
 
 
 def warn_about_caller(front: GatewayOptions, engine: Engine) -> None:
@@ -352,7 +356,11 @@ def with_pages(front: GatewayOptions, console: str | None) -> GatewayOptions:
 
 
 def run_gateway(
-    front: GatewayOptions, held: ReloadableEngine, token: Mapping[str, str], environment: Mapping[str, str]
+    front: GatewayOptions,
+    held: ReloadableEngine,
+    token: Mapping[str, str],
+    environment: Mapping[str, str],
+    printer: GatewaySummaryPrinter,
 ) -> None:
     """Run until the client on stdio disconnects, or until a signal stops the gateway."""
     import anyio
@@ -380,19 +388,16 @@ def run_gateway(
         freeze_startup()
         anyio.run(gateway.over_stdio, backend_options={"use_uvloop": find_spec("uvloop") is not None})
     else:
-        serve_http(gateway, front, held, tally)
+        serve_http(gateway, front, held, tally, printer)
 
 
-def print_listening(server: str, url: str, metrics: Sequence[str]) -> None:
-    """Print the addresses and flush them, because the program that started the gateway may wait for them."""
-    print(f"listening on {url}/mcp")
-    print(f"server:  {one_line(server)}")
-    for address in metrics:
-        print(f"metrics: {address}/metrics")
-    sys.stdout.flush()
-
-
-def serve_http(gateway: McpGateway, front: GatewayOptions, held: ReloadableEngine, tally: ServerCounters) -> None:
+def serve_http(
+    gateway: McpGateway,
+    front: GatewayOptions,
+    held: ReloadableEngine,
+    tally: ServerCounters,
+    printer: GatewaySummaryPrinter,
+) -> None:
     from policyengine.http.host_check import AllowedHostError
     from policyengine.integrations.mcp.gateway import http_app
     from policyengine.integrations.mcp.resource_server import ResourceServer
@@ -432,7 +437,7 @@ def serve_http(gateway: McpGateway, front: GatewayOptions, held: ReloadableEngin
         for each in metrics:
             listeners.enter_context(each)
         server = StatusServer(uvicorn_config(app, lifespan="on"), table, board, api, metrics)
-        print_listening(front.server, listener_url(listener), [listener_url(each) for each in metrics])
+        printer(listener_url(listener), [listener_url(each) for each in metrics])
         server.run(sockets=[listener])
     if server.caught is not None:
         signal.raise_signal(server.caught)

@@ -11,15 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from policyengine.cli.absence_warnings import ABSENCE_HINT, UNSENT_HINT, HiddenAbsences, UnsentFacts
+from policyengine.cli.output.engine_summary import describe_engine, print_engine
 from policyengine.cli.output.terminal import OutputFormat, Screen, print_json
 from policyengine.kernel import HttpPattern
-from policyengine.plurals import pluralize
 
 if TYPE_CHECKING:
-    from policyengine.audit import DecisionLog
-    from policyengine.behavior.shared import SharedTracker
-    from policyengine.behavior.tracker import BehaviorTracker
-    from policyengine.compiler.tree import Tree
     from policyengine.engine import Engine
     from policyengine.kernel import AgentBlock, AnyoneBlock, Kernel, Pattern, UserBlock
 
@@ -36,7 +32,8 @@ class ServeSummary(NamedTuple):
     """The facts in the summary. `tests` is the number of test requests, or None if tests were not run. `hidden` holds
     conditions that depend on whether a fact is absent, if gateways do not report this; `unsent` holds facts that
     gateways never send, if `policyengine.toml` configures gateways. `lone` means that other machines can connect, but
-    state is kept in memory.
+    state is kept in memory. `metrics` is the URL of the metrics port, `envoy` the address for Envoy over gRPC, and
+    `store` the URL of the store, without its password.
     """
 
     url: str | None
@@ -46,34 +43,30 @@ class ServeSummary(NamedTuple):
     hidden: HiddenAbsences
     unsent: UnsentFacts
     lone: bool
+    metrics: str | None = None
+    envoy: str | None = None
+    store: str | None = None
 
 
 def print_summary(engine: Engine, served: ServeSummary, curl: str | None, format: OutputFormat) -> None:
     """Print the summary and flush it, because the program that started the server may wait for it."""
-    rules, warnings = count_rules(engine.kernel, engine.decider.tree), len(engine.warnings)
     if format is OutputFormat.JSON:
         listening = {"listening": served.url} if served.url else {}
         socket = {"socket": str(served.socket)} if served.socket else {}
         workers = {"workers": served.workers} if served.workers > 1 else {}
-        tests = {} if served.tests is None else {"tests": served.tests}
-        packages = list(engine.packages)
-        facts = {"packages": packages, "revision": engine.revision, "rules": rules, "warnings": warnings}
-        observing = {"observing": engine.observing.to_dict()} if engine.observing else {}
+        metrics = {"metrics": served.metrics} if served.metrics else {}
+        envoy = {"envoy_grpc": served.envoy} if served.envoy else {}
         hidden = {"hidden_absences": served.hidden.to_dict()} if served.hidden else {}
         unsent = {"unsent_facts": served.unsent.to_dict()} if served.unsent else {}
-        log = {} if engine.log is None else {"log": describe_log(engine.log)}
-        behavior = {} if engine.behavior is None else {"behavior": engine.behavior.describe()}
         lone = {"state_in_memory": True} if served.lone else {}
         print_json(
             {
                 **listening,
                 **socket,
+                **metrics,
+                **envoy,
                 **workers,
-                **facts,
-                **tests,
-                **log,
-                **behavior,
-                **observing,
+                **describe_engine(engine, served.tests, served.store),
                 **hidden,
                 **unsent,
                 **lone,
@@ -85,26 +78,13 @@ def print_summary(engine: Engine, served: ServeSummary, curl: str | None, format
     for place in (served.url, served.socket):
         if place is not None:
             screen.line("listening on ", (str(place), "bold"))
+    if served.metrics is not None:
+        screen.line(f"metrics:  {served.metrics}")
+    if served.envoy is not None:
+        screen.line(f"envoy:    {served.envoy} (gRPC)")
     if served.workers > 1:
         screen.line(f"workers:  {served.workers}")
-    screen.line(f"packages: {', '.join(engine.packages)}")
-    screen.line(f"revision: {engine.revision}")
-    screen.line(f"rules:    {rules:,}")
-    if served.tests is not None:
-        screen.line(f"tests:    {served.tests:,} passed")
-    if engine.log is not None:
-        print_log(screen, engine.log)
-    if engine.behavior is not None:
-        print_behavior(screen, engine.behavior)
-    if engine.observing:
-        screen.line(
-            (
-                f"OBSERVING until {engine.observing.to_dict()['until']}: decisions are reported, not enforced",
-                "bold yellow",
-            )
-        )
-    if warnings:
-        screen.line((f"{pluralize(warnings, 'warning')}: `policyengine check` shows them", "yellow"))
+    print_engine(screen, engine, served.tests, served.store)
     if served.lone:
         screen.line((MEMORY_STATE_WARNING, "yellow"))
         screen.line("  hint: share a store: `--store postgresql://…`, `redis://…`, or `sqlite:///FILE` on one machine")
@@ -117,30 +97,6 @@ def print_summary(engine: Engine, served: ServeSummary, curl: str | None, format
     if curl is not None:
         screen.line(f"try:      {curl}")
     screen.stream.flush()
-
-
-def describe_log(log: DecisionLog) -> dict[str, object]:
-    """Return where the decision log is, how it is sealed, and the names of its sinks."""
-    sealer, sinks = log.sealer, [] if log.sinks is None else [sink.name for sink in log.sinks.sinks]
-    sealed = {} if sealer is None else {"seal": str(sealer.folder), "key": str(sealer.key_path)}
-    return {"file": str(log.path), **sealed, "sinks": sinks}
-
-
-def print_log(screen: Screen, log: DecisionLog) -> None:
-    sealed = "not sealed" if log.sealer is None else f"sealed in {log.sealer.folder} with the key {log.sealer.key_path}"
-    screen.line(f"log:      {log.path}, {sealed}")
-    if log.sinks is not None:
-        screen.line(f"sinks:    {', '.join(sink.name for sink in log.sinks.sinks)}")
-
-
-def print_behavior(screen: Screen, tracker: BehaviorTracker | SharedTracker) -> None:
-    known = tracker.describe()
-    place = known.get("folder", "in memory: it is lost with this process (name a folder: `--behavior FOLDER`)")
-    if "shared" in known:
-        place = "in the store, for all processes that share it"
-    callers = f"{pluralize(known['callers'], 'caller')}, " if "callers" in known else ""
-    learned = f"{callers}model {known['model']}" if known["model"] else "nothing is learned yet"
-    screen.line(f"behavior: {place}; {learned}")
 
 
 def curl_command(
@@ -187,11 +143,3 @@ def _token_expression(token_file: Path, tokens: Sequence[str]) -> str:
     """
     bare = bool(tokens) and not re.match(r"(\S+:\s)|(sha256:)", tokens[0])
     return f"$(head -n 1 {shlex.quote(str(token_file))})" if bare else "$TOKEN"
-
-
-def count_rules(kernel: Kernel, tree: Tree) -> int:
-    """Count the grants, guard effects and limits of the policies. Grants are counted in the tree, because counting them
-    in a bundle would decode its blocks.
-    """
-    grants = {(opens.kind, opens.block, opens.grant) for uses in tree.uses for opens in uses.opens}
-    return len(grants) + sum(len(guard.effects) for guard in kernel.guards) + len(kernel.limits)
