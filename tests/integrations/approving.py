@@ -146,8 +146,8 @@ class MemoryUpstream(McpUpstream):
 def gateway_of(shop: Shop, identify: Any = None, **options: Any) -> McpGateway:
     upstream = MemoryUpstream("memory", {}, {}, 20.0)
     object.__setattr__(upstream, "server", shop.tools(MCPServer("behind", middleware=[shop.listen])))
-    names = {"wait_for_approval": "wait", "elicit": "elicit", "approval_pages": "pages", "most": "most"}
-    given = {names[name]: value for name, value in options.items()}
+    names = {"wait_for_approval": "wait", "approval_pages": "pages"}
+    given = {names.get(name, name): value for name, value in options.items()}
     if "elicit" in given:
         given["elicit"] = ElicitMode(given["elicit"])
     confirms = ConfirmHandler(shop, ConfirmOptions(**given))

@@ -38,6 +38,7 @@ from tests.integrations.approving import (
     fastmcp_server,
     gateway_of,
     later,
+    memory_gateway,
     run,
     sdk_server,
 )
@@ -210,6 +211,34 @@ def test_the_end_of_the_session_ends_the_wait(point: str, shop: Shop) -> None:
         assert shop.decided == 1
 
     run(work())
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+@pytest.mark.parametrize(
+    ("outlives", "state", "words"),
+    [
+        (True, "pending", "after that, call this tool again with exactly the same arguments"),
+        (False, "expired", "to request another by role finance, call this tool again with exactly the same arguments"),
+    ],
+)
+def test_a_gateway_that_stops_says_how_to_make_a_waiting_call_again(
+    mode: Any, outlives: bool, state: str, words: str, shop: Shop
+) -> None:
+    gateway = gateway_of(shop, wait_for_approval=300, outlive_process=outlives)
+    confirms = gateway.confirms
+    assert confirms is not None
+
+    async def work() -> None:
+        async with Client(memory_gateway(gateway), mode=mode) as client:
+            place = Place(client)
+            reply = await place.call("refund", LARGE, confirms.end_waits)
+            assert (reply.approval["state"], words in reply.text) == (state, True)
+            assert (await place.call("refund", LARGE)).is_error  # no call waits while the gateway stops
+            shop.approvals.approve(shop.waiting, CAROL)
+            assert not (await place.call("refund", LARGE)).is_error
+
+    run(work())
+    assert shop.calls == [900]
 
 
 @every_point

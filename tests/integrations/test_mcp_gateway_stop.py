@@ -17,6 +17,8 @@ import pytest
 from mcp.client.client import Client
 
 from policyengine.integrations.mcp.gateway import McpGateway, http_app
+from tests.integrations.approving import Shop
+from tests.integrations.approving import gateway_of as shop_gateway
 from tests.integrations.conftest import Watched
 from tests.integrations.era_servers import EraServer, gateway_of, modern_body, modern_headers
 from tests.integrations.test_mcp_gateway_running import INITIALIZE, POLICY, words_for
@@ -170,6 +172,25 @@ def test_a_subscription_ends_with_a_result_when_the_gateway_stops(gateway: McpGa
             assert result["_meta"] == {"io.modelcontextprotocol/subscriptionId": "mine"}
 
     run(listen())
+
+
+def test_a_call_that_waits_for_an_approval_gets_the_confirm_when_the_gateway_stops() -> None:
+    shop = Shop()
+
+    async def call() -> None:
+        async with application(shop_gateway(shop, wait_for_approval=300)) as (client, endpoint):
+            body = modern_body("tools/call", {"name": "refund", "arguments": {"amount": 900}}, 7)
+            calling = client.start("POST", modern_headers(body), json.dumps(body).encode())
+            while not shop.approvals.list():
+                await anyio.sleep(0.01)
+            assert not calling.is_complete
+            endpoint.end_listening()
+            await calling.until(lambda: calling.is_complete)
+            [content] = calling.messages[-1]["result"]["content"]
+            assert f"Approval {shop.waiting} is pending until" in content["text"]
+
+    run(call())
+    assert shop.calls == []
 
 
 @pytest.mark.parametrize(("era", "status"), [("modern", 503), ("legacy", 404)])

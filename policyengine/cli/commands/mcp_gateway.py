@@ -380,7 +380,10 @@ def run_gateway(
     who = by_credentials(front.public_url) if front.verified else said
     tally = ServerCounters(rules=rule_names(held.current))
     engine = MeteredLiveEngine(held, tally, "mcp")
-    confirms = ConfirmHandler(engine, ConfirmOptions(front.wait_for_approval, front.elicit, front.approval_pages))
+    confirm_options = ConfirmOptions(
+        front.wait_for_approval, front.elicit, front.approval_pages, outlive_process=held.current.state.is_remote
+    )
+    confirms = ConfirmHandler(engine, confirm_options)
     gateway = McpGateway(engine, front.server, who, behind, confirms, pins=front.pins)
     note_pins(front.server, front.pins, held.current.kernel)
     freeze_at_exit()

@@ -32,7 +32,13 @@ from policyengine.integrations.mcp.elicitation import (
     is_own_approval,
     read_form_answer,
 )
-from policyengine.runtime.approval_tickets import can_be_lifted
+from policyengine.runtime.approval_tickets import (
+    PENDING,
+    TicketState,
+    can_be_lifted,
+    find_tickets,
+    with_ticket_states,
+)
 from policyengine.runtime.decision import Decision
 from policyengine.stores.base import StoreError
 
@@ -48,12 +54,14 @@ class ConfirmOptions:
     """Settings for calls that a person must approve. Such a call waits for the approval for at most `wait` seconds.
     With `elicit`, the client asks the user of the request, if the rule says `by user`: `form` trusts the client with
     the answer. `pages` is the URL of the console with the pages of approvals. At most `most` calls wait at a time.
+    `outlive_process` is whether approvals stay open after the end of this process.
     """
 
     wait: float = 0.0
     elicit: ElicitMode = ElicitMode.OFF
     pages: str | None = None
     most: int = MAX_WAITING_CALLS
+    outlive_process: bool = True
 
     def __post_init__(self) -> None:
         check_wait(self.wait)
@@ -104,6 +112,8 @@ class ConfirmHandler:
     def __init__(self, decides: PolicyDecisionPoint, options: ConfirmOptions) -> None:
         self._decides, self.options, self._watch = decides, options, ApprovalWatch(decides)
         self._awaited: set[str] = set()  # the approvals for which calls wait
+        self._waits: set[anyio.CancelScope] = set()
+        self._is_stopping = False
 
     async def settle(
         self, decision: Decision, question: Facts, duties: Duties, caller: McpCaller | None
@@ -124,7 +134,8 @@ class ConfirmHandler:
             if not isinstance(answer, Mapping) or not await self._take(prompt, answer):
                 return await self._watch.refresh(decision)
         seconds = self.options.wait or (0.0 if prompt is None else PROMPT_SECONDS)
-        if not seconds or len(self._awaited) >= self.options.most or not self._awaited.isdisjoint(ids):
+        may_wait = len(self._awaited) < self.options.most and self._awaited.isdisjoint(ids) and not self._is_stopping
+        if not seconds or not may_wait:
             return decision if prompt is None else await self._watch.refresh(decision)
         self._awaited.update(ids)
         try:
@@ -137,20 +148,40 @@ class ConfirmHandler:
 
     # ── The wait ──────────────────────────────────────────────────────────────────────────────
 
+    def end_waits(self) -> None:
+        """End all waits, and begin no others, because the process stops: the calls get the confirm, and can be made
+        again after the approval."""
+        self._is_stopping = True
+        for wait in list(self._waits):
+            wait.cancel()
+
     async def _wait(
         self, decision: Decision, seconds: float, prompt: UserPrompt | None, caller: McpCaller
     ) -> Decision | None:
         """Wait until the approvals are answered. Return the confirm with their states, or None to decide again."""
         waited: Decision | None = decision
         async with anyio.create_task_group() as group:
-            group.start_soon(report_progress, caller, decision)
-            if prompt is not None:
-                group.start_soon(self._ask, prompt, caller, group.cancel_scope)
-            waited = await self._watch.wait(decision, seconds)
-            if prompt is not None and prompt.mode is ElicitMode.URL:
-                await caller.complete(prompt.params["elicitationId"])
-            group.cancel_scope.cancel()
-        return await self._watch.refresh(decision) if waited is decision else waited
+            self._waits.add(group.cancel_scope)
+            try:
+                group.start_soon(report_progress, caller, decision)
+                if prompt is not None:
+                    group.start_soon(self._ask, prompt, caller, group.cancel_scope)
+                waited = await self._watch.wait(decision, seconds)
+                if prompt is not None and prompt.mode is ElicitMode.URL:
+                    await caller.complete(prompt.params["elicitationId"])
+                group.cancel_scope.cancel()
+            finally:
+                self._waits.discard(group.cancel_scope)
+        if waited is not decision:
+            return waited
+        waited = await self._watch.refresh(decision)
+        return self._after_stop(waited) if self._is_stopping else waited
+
+    def _after_stop(self, decision: Decision) -> Decision:
+        """Return a confirm with the states that its approvals have after the end of this process."""
+        pending = find_tickets(decision) if not self.options.outlive_process else ()
+        ended = {ticket.id: TicketState("expired") for ticket in pending if ticket.id and ticket.state == PENDING}
+        return with_ticket_states(decision, ended) if ended else decision
 
     async def _decide_again(self, question: Facts, duties: Duties) -> Decision:
         """Decide the same question. If the call was cancelled meanwhile, report that it did not happen."""

@@ -111,7 +111,10 @@ class McpEndpoint:
             group.cancel_scope.cancel()
 
     def end_listening(self) -> None:
-        """End the streams on which clients listen, because the gateway stops. Requests in progress go on."""
+        """End the streams on which clients listen, because the gateway stops. Requests in progress go on, except for
+        calls that wait for an approval, which get the confirm."""
+        if self._gateway.confirms is not None:
+            self._gateway.confirms.end_waits()
         if self._sessions is not None and self._stateless is not None:
             self._sessions.end_listening()
             self._stateless.end_listening()
