@@ -95,7 +95,7 @@ class DecisionRecord:
 
     @property
     def outcome(self) -> Outcome:
-        return Outcome(self.decision["outcome"])
+        return parse_decision_outcome(self.decision["outcome"])
 
     @property
     def revision(self) -> str:
@@ -297,6 +297,14 @@ def parse_decision_record(number: int, tree: Mapping[str, Any], directories: Dir
         decode.DecodeError,
     ) as error:
         raise LogRecordError(f"it is not a valid record of a decision ({error})") from None
+
+
+def parse_decision_outcome(found: Any) -> Outcome:
+    """Return the outcome of a decision. Raises ValueError."""
+    try:
+        return Outcome(found)
+    except ValueError:
+        raise ValueError(f"its outcome is not one of {', '.join(Outcome)}") from None
 
 
 def parse_resource(found: Any) -> EntityRef | None:

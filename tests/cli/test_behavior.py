@@ -359,6 +359,32 @@ def test_a_damaged_folder_is_one_error(run, world):
     assert "changed, or are damaged" in ended.json["error"]["message"]
 
 
+def test_the_report_names_the_margins_the_caller_days_and_the_ready_callers_that_are_learned(run, world):
+    lines = (world / "log.jsonl").read_text().splitlines(keepends=True)
+    (world / "few.jsonl").write_text("".join(line for line in lines if "report-3" not in line))
+    for log in ("log.jsonl", "few.jsonl"):  # the class of the second is not ready
+        learned = run("behavior", "learn", log, "--policies", "p.policy", "-o", log[:3], "--format", "json")
+        [expected] = learned.json["classes"]
+        [found] = run("behavior", "report", log, "p.policy", "--format", "json").json["classes"]
+        margins = expected["margins"] or {"slow": None, "fast": None}
+        assert found["margins"] == {
+            **{name: margin and round(margin, 3) for name, margin in margins.items()},
+            "caller_days": expected["caller_days"], "reach_declared": expected["calibrated"],
+        }  # fmt: skip
+        assert (found["callers"], found["ready"]) == (expected["callers"], expected["ready"])
+    assert expected["class_ready"] is False
+
+
+def test_a_decision_with_an_unknown_outcome_is_skipped_with_the_known_outcomes(run, world):
+    text = (world / "log.jsonl").read_text()
+    (world / "log.jsonl").write_text(text.replace('"outcome":"allow"', '"outcome":"maybe"', 1))
+    ended = run("behavior", "learn", "log.jsonl", "--policies", "p.policy", "-o", "new")
+    assert ended.err == (
+        "warning: log.jsonl:1: skipped this line: it is not a valid record of a decision (its outcome is not one of "
+        "deny, throttle, confirm, allow)\n"
+    )
+
+
 # ── Serve ─────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -44,6 +44,10 @@ def report(world: Path, run, monkeypatch: pytest.MonkeyPatch):
     return lambda *arguments: run("behavior", "report", *arguments)
 
 
+def test_the_usage_names_logs_and_policies(report) -> None:
+    assert report("--help").out.startswith("Usage: policyengine behavior report [OPTIONS] {LOG|POLICY}...\n")
+
+
 def test_the_text_says_what_each_condition_would_have_hit(report) -> None:
     ended = report("log.jsonl", "policies")
     assert (ended.code, ended.err) == (0, "")

@@ -52,6 +52,16 @@ def test_a_failed_check_exits_with_1_and_gives_a_hint(run, project, port):
     assert ended.out.endswith("not ready to serve: 1 failed, 0 with warnings\n")
 
 
+def test_doctor_has_only_options_of_serve(run):
+    of_serve, of_doctor = (
+        set(re.findall(r"^  (?:-\w, )?(--[a-z-]+)", run(command, "--help").out, re.MULTILINE))
+        for command in ("serve", "doctor")
+    )
+    assert len(of_doctor) > 10
+    assert of_doctor - of_serve == set()
+    assert {"--console", "--behavior"} <= of_serve - of_doctor  # which its help names as not checked
+
+
 def test_doctor_knows_every_extra():
     extras = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     assert EXTRAS.keys() == extras["optional-dependencies"].keys() - {"build", "test", "bench", "dev"}

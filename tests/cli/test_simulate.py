@@ -104,7 +104,7 @@ def test_simulate_uses_the_entities_of_the_policy_tests(run, project):
 @pytest.mark.parametrize("name", ["chart.svg", "chart.html", "chart.json", "chart.txt"])
 def test_the_suffix_of_the_simulate_output_selects_its_format(run, policy, tmp_path, name):
     ended = run("simulate", policy, "--workflow", "steady", "--for", "1m", "-o", name)
-    assert (ended.code, ended.out) == (0, "")
+    assert (ended.code, ended.out) == (0, f"wrote {name}\n")
     text = (tmp_path / name).read_text()
     match name.rpartition(".")[2]:
         case "svg":

@@ -231,7 +231,7 @@ def test_attack_a_tool_that_changes_while_its_call_waits_for_an_approval_is_not_
         async with at(point, shop, wait_for_approval=300, pins=pins) as place:
             with suppress(MCPError):
                 reply = await place.call("refund", {"amount": 900}, approve)
-                assert "must be reviewed first" in reply.text
+                assert "the tool was not reviewed: an operator runs `policyengine mcp review`" in reply.text
 
     asyncio.run(asyncio.wait_for(run(), 60))
     assert shop.calls == []

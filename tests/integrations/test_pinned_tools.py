@@ -148,7 +148,7 @@ def test_a_new_tool_is_hidden_and_denied_until_it_is_reviewed(gateway: Gateway) 
     async def work(client: Client) -> None:
         listed, _, denied = await list_and_call(client)
         assert listed == ["read"]
-        assert "it was not reviewed: an operator runs `policyengine mcp review`" in denied
+        assert "the tool was not reviewed: an operator runs `policyengine mcp review`" in denied
         gateway.pin(READ, WRITE)
         assert await list_and_call(client) == (["read", "write"], "call 2 of read", "call 3 of write")
 
@@ -173,7 +173,7 @@ def test_a_call_without_a_list_is_compared_as_well(gateway: Gateway) -> None:
     gateway.pin(WRITE)
 
     async def work(client: Client) -> None:
-        assert "it was not reviewed" in await call(client, "read")
+        assert "the tool was not reviewed" in await call(client, "read")
         assert await call(client, "write") == "call 1 of write"
 
     gateway.talk({"lists": [[[READ, WRITE]]]}, work)
@@ -623,7 +623,7 @@ def test_replaced_pins_take_effect_without_a_restart(gateway: Gateway) -> None:
     async def work(client: Client) -> None:
         assert await call(client, "read") == "call 1 of read"
         write_pins(gateway.folder / "mcp-pins.json", PinSet())
-        assert "it was not reviewed" in await call(client, "read")
+        assert "the tool was not reviewed" in await call(client, "read")
 
     gateway.talk({"lists": [[[READ]]]}, work)
 
@@ -674,7 +674,7 @@ def test_the_command_says_at_startup_that_no_tool_of_the_server_is_reviewed(gate
     pin_file(tmp_path, pins_of(READ, server="bank"))
     listed, denied, said = use_command(tmp_path, {"lists": [[[READ]]]}, "--pins", str(tmp_path / "mcp-pins.json"))
     assert listed == []
-    assert "it was not reviewed" in denied
+    assert "the tool was not reviewed" in denied
     assert 'no tool of server "notes" is reviewed' in said
 
 
@@ -683,7 +683,7 @@ def test_observe_mode_does_not_lift_pins(gateway: Gateway, tmp_path: Path) -> No
     observing = ("--observe", "--observe-until", "7d")
     listed, denied, _ = use_command(tmp_path, {"lists": [[[READ, WRITE]]]}, *observing)
     assert listed == ["write"]
-    assert "it was not reviewed" in denied
+    assert "the tool was not reviewed" in denied
 
 
 def test_calls_that_arrive_during_a_listing_share_it(gateway: Gateway) -> None:

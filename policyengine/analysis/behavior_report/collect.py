@@ -89,6 +89,8 @@ class BehaviorReporter:
                 self.left_out += isinstance(entry, DecisionRecord)
         for caller, tally in self.callers.items():
             self._end_day(caller, tally)
+        if latest:
+            self.state.learn(latest, self.settings_of)  # as `behavior learn` does, so that both report the same margins
         self.skipped, self.late, self.unknown = log.skipped, log.late, self._events.unknown
         return make_report(self)
 

@@ -177,7 +177,8 @@ def make_report(source: BehaviorReporter) -> BehaviorReport:
     ready: dict[Caller, int] = {
         caller: known.row.trust // 1_000
         for caller, known in rows.items()
-        if is_ready(known.row, source.settings_of(known.group))
+        if model.class_of((caller.issuer, known.group)).is_ready
+        and is_ready(known.row, source.settings_of(known.group))
     }
     trust: dict[tuple[str, str], list[int]] = {}
     known: dict[tuple[str, str], int] = {}

@@ -37,7 +37,8 @@ def doctor(
 ) -> int:
     """Check a machine for common problems before serving.
 
-    The command takes the options of `serve`, and also checks the policies to be served.
+    The command checks the policies to be served, and what its options name; each option means the same as in `serve`.
+    What other options of `serve` name, such as `--console` and `--behavior`, is not checked.
 
     The command changes nothing, and connects only to services that the options name; with --identity it also fetches
     the keys of the policies' issuers and attesters.

@@ -170,6 +170,7 @@ def _output_result(played: SimulationResult, format: ChartFormat | None, output:
     picture = format or (SUFFIXES.get(output.suffix.lower(), ChartFormat.TEXT) if output else ChartFormat.TEXT)
     if output is not None:
         write_text_file(output, _render(played, picture, ascii=False))
+        Screen().line(f"wrote {output}")
     elif picture is ChartFormat.TEXT:
         _show(played, Screen())
     else:

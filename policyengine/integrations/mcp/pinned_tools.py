@@ -226,8 +226,7 @@ class PinnedSession:
             return tool
         if tool.state is PinState.UNLISTED:  # there is nothing to review
             return make_denial(f"the tool is not known: {tool.why}", Gate.DEFAULT)
-        message = f"the tool must be reviewed first, because {tool.why}: an operator runs `policyengine mcp review`"
-        return make_denial(message, Gate.DEFAULT)
+        return make_denial(f"{describe_refusal(tool)}: an operator runs `policyengine mcp review`", Gate.DEFAULT)
 
     @property
     def _is_fresh(self) -> bool:
@@ -272,6 +271,13 @@ def read_page(page: object) -> Result:
     if not isinstance(page, Mapping) or not isinstance(page.get("tools"), list):
         raise ListingError("the server's list is malformed")
     return page
+
+
+def describe_refusal(tool: ListedTool) -> str:
+    """Return why a listed tool that is not reviewed is denied."""
+    if tool.state in (PinState.NEW, PinState.SHADOWING):
+        return f"the tool {tool.why.removeprefix('it ')}"
+    return f"the tool must be reviewed first, because {tool.why}"
 
 
 def with_tool_facts(question: dict[str, object], tool: ListedTool | None) -> dict[str, object]:

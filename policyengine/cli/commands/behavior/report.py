@@ -32,7 +32,7 @@ def report(
     paths: Annotated[
         list[Path],
         typer.Argument(
-            metavar="LOG... [POLICY...]",
+            metavar="LOG|POLICY",
             help="Decision logs, each with its rotated files, or packed logs; then policies, folders of them, or a "
             "bundle.",
             show_default=False,
