@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -22,7 +23,8 @@ from mcp.shared.exceptions import MCPError
 
 from policyengine.audit import OutcomeRecord, SystemRecord, read_log, read_records
 from policyengine.cli import main
-from policyengine.cli.output.gateway_summary import shown_upstream
+from policyengine.cli.output.gateway_summary import GatewaySummaryPrinter, shown_upstream
+from policyengine.engine import Engine
 from tests import forking
 from tests.integrations.conftest import POLICY
 from tests.ports import free_port
@@ -211,6 +213,22 @@ def test_over_stdio_the_gateway_observes_logs_and_watches_files(files: Path) -> 
 )
 def test_the_upstream_is_shown_without_what_may_be_secret(upstream: str, shown: str) -> None:
     assert shown_upstream(upstream) == shown
+
+
+@pytest.mark.parametrize("writes_stdout", [False, True])
+def test_the_summary_goes_to_stderr_if_a_sink_of_the_log_has_stdout(
+    writes_stdout: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = Engine.from_text(POLICY)
+    GatewaySummaryPrinter(engine, "billing", "python server.py", 3, "sqlite:///s.db", writes_stdout)("http://h:1", [])
+    out, err = capsys.readouterr()
+    shown, other = (err, out) if writes_stdout else (out, err)
+    assert other == ""
+    assert shown.splitlines() == [
+        "listening on http://h:1/mcp", "server:   billing", "upstream: python server.py", "packages: billing",
+        f"revision: {engine.revision}", shown.splitlines()[5], "tests:    3 passed", "store:    sqlite:///s.db",
+    ]  # fmt: skip
+    assert re.fullmatch(r"rules:    [1-9]\d*", shown.splitlines()[5])
 
 
 def test_the_metrics_port_counts_calls_and_outcomes_and_shows_readiness(files: Path) -> None:
