@@ -16,7 +16,7 @@ from policyengine.time_formats import format_epoch_seconds
 
 _LOG = logging.getLogger("policyengine")
 MARGIN_UNIT: Final = 1_024
-MAX_USUAL_MARGIN: Final = 16 * MARGIN_UNIT  # the margins of measured traffic without attacks are at most 9
+MAX_USUAL_MARGIN: Final = 16 * MARGIN_UNIT  # traffic without attacks seldom has higher margins
 DAY_SECONDS: Final = 86_400
 
 TaughtRow: TypeAlias = tuple[Caller, str, BehaviorRow]  # a caller, the name of its class, and its row
