@@ -11,6 +11,7 @@ import time
 from base64 import b64decode
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fcntl import F_DUPFD_CLOEXEC, fcntl
 from pathlib import Path
 from typing import Any
 
@@ -166,8 +167,8 @@ def chromium(folder: Path) -> Iterator[Chromium]:
     ours_in, theirs_out = os.pipe()
 
     def give() -> None:
-        """Give the pipes the numbers 3 and 4, which the browser uses."""
-        first, second = os.dup2(theirs_in, 103), os.dup2(theirs_out, 104)
+        """Give the pipes the numbers 3 and 4, which the browser uses. First, each gets a free number above them."""
+        first, second = fcntl(theirs_in, F_DUPFD_CLOEXEC, 10), fcntl(theirs_out, F_DUPFD_CLOEXEC, 10)
         os.dup2(first, 3, inheritable=True)
         os.dup2(second, 4, inheritable=True)
 
