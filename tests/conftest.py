@@ -30,8 +30,8 @@ CLIENT_SECONDS = 30.0  # instead of 5, which a server on a busy machine reaches
 Compiled = tuple[Any, tuple[Any, ...]]
 
 # No deadlines: on two shared cores they measure other processes. `make test-deep` tries more examples.
-settings.register_profile("local", deadline=None, max_examples=12)
-settings.register_profile("ci", deadline=None, max_examples=12, derandomize=True, print_blob=True)
+settings.register_profile("local", deadline=None, max_examples=8)
+settings.register_profile("ci", deadline=None, max_examples=8, derandomize=True, print_blob=True)
 settings.register_profile("thorough", deadline=None, max_examples=100, print_blob=True)
 settings.register_profile("deep", deadline=None, max_examples=3_000, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if IN_CI else "local"))
