@@ -8,6 +8,7 @@ from hypothesis.stateful import rule, run_state_machine_as_test
 
 from policyengine.clock import epoch_microseconds
 from policyengine.stores.redis import history_cache
+from policyengine.stores.redis.cluster import ClusterStore
 from policyengine.stores.sql import history
 from policyengine.stores.sql.store import EVICTION_BATCH_SIZE
 from policyengine.stores.sqlite.store import SqliteStore
@@ -21,6 +22,7 @@ def traffic(fresh: Fresh) -> type[Traffic]:
     class Elsewhere(Traffic):
         def opened(self, complete: bool) -> bool:
             self.store = fresh()
+            self.has_one_clock = not isinstance(self.store, ClusterStore)
             return False
 
         @rule()
