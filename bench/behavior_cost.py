@@ -5,8 +5,8 @@ from __future__ import annotations
 import gc
 from datetime import UTC, datetime, timedelta
 from random import Random
-from statistics import median
-from time import process_time
+from statistics import fmean, median
+from time import perf_counter, process_time
 from typing import Final, NamedTuple
 
 from bench.behavior_limits import BEGAN
@@ -37,20 +37,26 @@ rate "reporting" per agent.id on /** { 100000/1m CLAMP }
 
 
 class Cost(NamedTuple):
-    """Microseconds of CPU time: of an event that is folded, of the facts of a request with and without the order of
-    requests, and of decisions by the facts that a rule reads (`""`: none of them)."""
+    """Microseconds of CPU time of an event that is folded, and of the facts of a request with and without the order of
+    requests. Microseconds of decisions by the facts that a rule reads (`""`: none of them): `decisions_us` are means,
+    with a part of the model that is learned once a day, and `usual_us` are medians."""
 
     fold_us: float
     read_us: float
     read_few_us: float
     decisions_us: dict[str, float]
+    usual_us: dict[str, float]
     row_bytes: int  # the longest row
     memory_bytes: int | None  # a principal; None where it cannot be measured
     learn_seconds: float
 
     def added(self, facts: str) -> float:
-        """Return what a decision costs more if a rule reads these facts."""
+        """Return what a decision costs more if a rule reads these facts, with its part of the model of the day."""
         return self.decisions_us[facts] - self.decisions_us[""]
+
+    def usually_added(self, facts: str) -> float:
+        """Return what a usual decision costs more if a rule reads these facts."""
+        return self.usual_us[facts] - self.usual_us[""]
 
 
 def cost(principals: int) -> Cost:
@@ -59,7 +65,7 @@ def cost(principals: int) -> Cost:
     _, read_few, _ = step_times(events, ProfileSettings(sequences=False))
     row.seen, row.shapes = dict.fromkeys(range(MAX_SEEN), 1), dict.fromkeys(range(MAX_SHAPES), 1)
     memory, seconds = memory_of(principals)
-    return Cost(fold, read, read_few, decision_times(), len(pack_row(row)), memory, seconds)
+    return Cost(fold, read, read_few, *decision_times(), len(pack_row(row)), memory, seconds)
 
 
 def seeded_events() -> list[BehaviorEvent]:
@@ -96,15 +102,17 @@ def step_times(events: list[BehaviorEvent], settings: ProfileSettings) -> tuple[
     return median(folds), median(reads), state.rows[events[0].caller].row
 
 
-def decision_times() -> dict[str, float]:
-    """Return the microseconds of a decision by the facts that a rule reads, each the median of several rounds."""
+def decision_times() -> tuple[dict[str, float], dict[str, float]]:
+    """Return the microseconds of a decision by the facts that a rule reads, as means and as medians of a day, each the
+    median of several rounds."""
     cases = {name: LearningAgents(f"clamp 90000/1m when {facts}") for name, facts in COSTLY.items()}
     cases[""] = LearningAgents('clamp 90000/1m when request.method == "PUT"')
-    found: dict[str, list[float]] = {name: [] for name in cases}
+    days: dict[str, list[list[float]]] = {name: [] for name in cases}
     for _ in range(ROUNDS):
         for name, case in cases.items():
-            found[name].append(case.work())
-    return {name: median(times) for name, times in found.items()}
+            days[name].append(case.work())
+    means = {name: median(map(fmean, times)) for name, times in days.items()}
+    return means, {name: median(map(median, times)) for name, times in days.items()}
 
 
 class LearningAgents:
@@ -121,16 +129,18 @@ class LearningAgents:
         for _ in range(TAUGHT_DAYS):
             self.work()
 
-    def work(self) -> float:
-        """Return the microseconds of a decision of the next day."""
+    def work(self) -> list[float]:
+        """Return the microseconds of each decision of the next day."""
         decide, questions, step = self.engine.decide, self.questions, timedelta(milliseconds=100)
         tomorrow = self.now + timedelta(days=1)
-        began = process_time()
+        times = []
         for number in range(DECISIONS):
             self.now += step
-            decide(questions[number % 10])
-        spent, self.now = process_time() - began, tomorrow
-        return spent / DECISIONS * 1e6
+            question, began = questions[number % 10], perf_counter()
+            decide(question)
+            times.append((perf_counter() - began) * 1e6)
+        self.now = tomorrow
+        return times
 
 
 def memory_of(principals: int) -> tuple[int | None, float]:

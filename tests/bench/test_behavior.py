@@ -39,7 +39,7 @@ def test_a_caller_with_longer_sessions_needs_a_longer_spike(monkeypatch):
 def test_a_decision_with_learned_facts_is_measured_on_ready_callers(monkeypatch):
     monkeypatch.setattr(behavior_cost, "DECISIONS", 50)
     found = behavior_cost.LearningAgents("clamp 90000/1m when behavior.burst")
-    assert found.work() > 0
+    assert min(found.work()) > 0
     facts = found.engine.behavior.learner.latest.facts
     assert (facts.ready, facts.burst) == (True, False)
 
