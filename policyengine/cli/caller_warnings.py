@@ -106,7 +106,7 @@ def sample_questions(kernel: Kernel, server: str) -> Iterator[Facts]:
 
 def sample_tool(glob: str, server: str) -> str | None:
     """Return the name of a tool of the server that matches the glob; None if no tool can match."""
-    from policyengine.runtime.patterns import Glob
+    from policyengine.runtime.globs import Glob
 
     name = glob.rpartition("/")[2].replace("*", SAMPLE_NAME)
     return name if Glob(glob).matches(f"{server}/{name}") else None

@@ -55,7 +55,7 @@ def check_server(server: str, kernel: k.Kernel, option: str = "--server ") -> No
 
 def check_agent(name: str, kernel: k.Kernel) -> None:
     from policyengine import kernel as k
-    from policyengine.runtime.patterns import Glob
+    from policyengine.runtime.globs import Glob
 
     called = [one.who.name for one in kernel.agents if isinstance(one.who, k.ExactName)]
     globs = [one.who.glob for one in kernel.agents if isinstance(one.who, k.NamePattern)]

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import TypeGuard
 
 from policyengine.compiler.tree import Principals
-from policyengine.runtime.patterns import Glob
+from policyengine.runtime.globs import Glob
 from policyengine.runtime.request import Request
 from policyengine.runtime.values import ABSENT, Unknown, Value, coerce
 from policyengine.typesystem import Scalar

@@ -41,8 +41,8 @@ from policyengine.evaluator.rules import (
 from policyengine.evaluator.state import UNREAD
 from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, ToolEndpoint
 from policyengine.runtime.format_values import format_bare_value, format_value
+from policyengine.runtime.globs import Glob
 from policyengine.runtime.limits import LimitCharge
-from policyengine.runtime.patterns import Glob
 from policyengine.runtime.values import Invalid, coerce
 from policyengine.spec.approval_digest import (
     ACTION_OBJECTS,

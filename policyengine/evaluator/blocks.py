@@ -9,7 +9,7 @@ from policyengine.evaluator.conditions import Condition, test_has
 from policyengine.evaluator.relation_nodes import MIN_HASHED, element_of, set_of, test_value
 from policyengine.evaluator.requirements import Requirement, leave_unknown
 from policyengine.evaluator.state import MAYBE, NO, YES, ChainMember, State
-from policyengine.runtime.patterns import Glob
+from policyengine.runtime.globs import Glob
 from policyengine.runtime.values import Unknown
 
 if TYPE_CHECKING:

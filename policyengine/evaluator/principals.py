@@ -9,7 +9,7 @@ from policyengine.evaluator.blocks import OPENS, Block
 from policyengine.evaluator.nodes import merge
 from policyengine.evaluator.relation_nodes import set_of
 from policyengine.evaluator.state import ChainMember, State
-from policyengine.runtime.patterns import Glob
+from policyengine.runtime.globs import Glob
 from policyengine.runtime.values import Unknown
 
 

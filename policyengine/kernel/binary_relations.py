@@ -13,8 +13,9 @@ from enum import Enum
 from functools import lru_cache
 from typing import Any
 
+from policyengine.runtime.globs import Glob
 from policyengine.runtime.pattern_samples import pattern_texts
-from policyengine.runtime.patterns import Glob, compile_regex
+from policyengine.runtime.patterns import compile_regex
 
 Shape = tuple[str, ...]
 

@@ -10,7 +10,7 @@ from policyengine.kernel.agent_names import ExactName, InGroup, NamePattern
 from policyengine.kernel.base import Node
 from policyengine.kernel.endpoints import Pattern
 from policyengine.kernel.expressions import Expr
-from policyengine.runtime.patterns import Glob
+from policyengine.runtime.globs import Glob
 
 DEFAULT_RUN_IDLE = timedelta(minutes=5)
 DEFAULT_LEARN = timedelta(days=14)

@@ -17,7 +17,7 @@ from unicodedata import normalize
 from msgspec import Struct
 
 from policyengine.runtime.endpoints import Endpoint, MalformedEndpoint, ToolEndpoint
-from policyengine.runtime.patterns import Glob
+from policyengine.runtime.globs import Glob
 from policyengine.runtime.request import Request
 from policyengine.runtime.values import ABSENT
 from policyengine.time_formats import format_epoch_seconds

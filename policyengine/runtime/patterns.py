@@ -1,4 +1,4 @@
-"""Patterns for whole texts, matched in linear time: globs for `like` and tools, regular expressions for `matches`."""
+"""Regular expressions for `matches`, which match whole texts in linear time."""
 
 from __future__ import annotations
 
@@ -23,29 +23,6 @@ UNSUPPORTED_FEATURES = "lookaround, backreferences, possessive repeats and count
 # One token of a pattern, outside and inside a character class.
 TOKEN_OUTSIDE_CLASS = re.compile(r"\\.?|\[\^?\]?|[^\\\[]+", re.DOTALL)
 TOKEN_INSIDE_CLASS = re.compile(r"\\.?|\[:\^?[a-z]+:\]|.", re.DOTALL)
-
-
-@dataclass(frozen=True, slots=True)
-class Glob:
-    """A glob: `*` matches any number of characters, including none; all other characters match themselves."""
-
-    pattern: str
-
-    def matches(self, text: str) -> bool:
-        head, *rest = self.pattern.split("*")
-        if not rest:
-            return text == head
-        *middle, last = rest
-        end = len(text) - len(last)
-        if end < len(head) or not text.startswith(head) or not text.endswith(last):
-            return False
-        place = len(head)
-        for part in middle:  # the leftmost match leaves the most text for the rest
-            found = text.find(part, place, end)
-            if found < 0:
-                return False
-            place = found + len(part)
-        return True
 
 
 class PatternError(Exception):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from policyengine.runtime.patterns import Glob
+from policyengine.runtime.globs import Glob
 from policyengine.runtime.values import Invalid
 
 BEGINNING: Final = "pending, like `"

@@ -11,7 +11,7 @@ from typing import TypeAlias, assert_never
 from policyengine import kernel as k
 from policyengine.runtime.credential_errors import parse_refusal_code
 from policyengine.runtime.endpoints import MalformedEndpoint
-from policyengine.runtime.patterns import Glob
+from policyengine.runtime.globs import Glob
 from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import Snapshot
 from policyengine.runtime.values import MissingValue, Unknown, Value

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from policyengine import kernel as k
-from policyengine.runtime.patterns import Glob
+from policyengine.runtime.globs import Glob
 from policyengine.runtime.values import Invalid, Value
 
 

@@ -8,8 +8,8 @@ from typing import TypeAlias
 
 from policyengine import kernel as k
 from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, ToolEndpoint
+from policyengine.runtime.globs import Glob
 from policyengine.runtime.letter_case import equal_ignoring_case, fold_case
-from policyengine.runtime.patterns import Glob
 from policyengine.runtime.values import Invalid
 
 # A capture is the raw text; Invalid if a character folds to several characters and the pattern matches only some of

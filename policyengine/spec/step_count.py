@@ -16,8 +16,8 @@ from typing import Protocol, TypeAlias, assert_never
 from policyengine import kernel as k
 from policyengine.kernel.base import Node
 from policyengine.runtime.endpoints import Endpoint
+from policyengine.runtime.globs import Glob
 from policyengine.runtime.history import PastEvent
-from policyengine.runtime.patterns import Glob
 from policyengine.runtime.request import Approval
 from policyengine.runtime.snapshot import Entities
 from policyengine.runtime.value_sets import Family, common_family, family_of, family_of_all

@@ -12,7 +12,7 @@ from policyengine.checker.names.resolve import lower_fact
 from policyengine.checker.type_names import join_words, quote_source
 from policyengine.diagnostics.suggest import did_you_mean, suggest
 from policyengine.runtime.decision import Gate, Outcome
-from policyengine.runtime.patterns import Glob
+from policyengine.runtime.globs import Glob
 from policyengine.source import Span
 from policyengine.spec.reason_texts import OPERATOR_OBLIGATIONS
 from policyengine.syntax import nodes as ast

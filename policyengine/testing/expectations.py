@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from policyengine.runtime.decision import Decision, Gate, Reason
 from policyengine.runtime.format_values import quote_string
-from policyengine.runtime.patterns import Glob
+from policyengine.runtime.globs import Glob
 from policyengine.testcases import DetailMatchMode, ExpectedDetail, ExpectedOutcome
 from policyengine.testcases.detail_text import obligation_text, rate_text, remedy_text
 

@@ -22,8 +22,8 @@ from mcp.shared.uri_template import UriTemplate
 from policyengine.engine import Engine
 from policyengine.http.resource_uris import TOO_LONG, canonical_template, canonical_uri, template_glob
 from policyengine.integrations.mcp import fastmcp, sdk
+from policyengine.runtime.globs import Glob
 from policyengine.runtime.paths import MalformedPath
-from policyengine.runtime.patterns import Glob
 from tests import forking
 
 POLICY = """

@@ -9,7 +9,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from policyengine.runtime import patterns
-from policyengine.runtime.patterns import Glob, PatternError, compile_regex, expand_whitespace_classes
+from policyengine.runtime.globs import Glob
+from policyengine.runtime.patterns import PatternError, compile_regex, expand_whitespace_classes
 from policyengine.runtime.regex_linearity import complement, is_provably_linear, overlap, union
 
 LONG = 50_000

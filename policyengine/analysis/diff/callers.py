@@ -11,7 +11,7 @@ from policyengine.analysis.diff.endpoint_classes import filler_texts
 from policyengine.analysis.diff.rule_units import RuleUnit, may_concern, unit_conditions
 from policyengine.analysis.diff.specialize import CallerAssumption
 from policyengine.runtime.decision import OPERATOR_OBLIGATIONS
-from policyengine.runtime.patterns import Glob
+from policyengine.runtime.globs import Glob
 from policyengine.solver.value_partition import SpecialValue
 from policyengine.typesystem import EntityRef
 

@@ -14,8 +14,8 @@ from policyengine.analysis.diff.segment_spellings import SegmentMatch, SegmentSp
 from policyengine.checker.patterns.overlap import overlaps
 from policyengine.runtime import paths
 from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, ToolEndpoint
+from policyengine.runtime.globs import Glob
 from policyengine.runtime.letter_case import fold_case
-from policyengine.runtime.patterns import Glob
 from policyengine.spec.trace import Block
 
 MAX_CLASSES = 50_000

@@ -10,7 +10,7 @@ from typing import TypeAlias, assert_never
 from policyengine import kernel as k
 from policyengine.analysis.diff.endpoint_classes import EndpointClass
 from policyengine.analysis.diff.specialize import CallerAssumption
-from policyengine.runtime.patterns import Glob
+from policyengine.runtime.globs import Glob
 from policyengine.spec.approval_digest import VOLATILE, bound_objects, describe_bound
 from policyengine.spec.match_endpoint import match_pattern
 from policyengine.time_formats import format_duration

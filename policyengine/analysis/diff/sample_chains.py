@@ -12,7 +12,7 @@ from policyengine.analysis.diff.callers import CallerKind
 from policyengine.analysis.diff.endpoint_classes import EndpointClass
 from policyengine.analysis.diff.rule_units import RuleUnit, carriers_of
 from policyengine.analysis.diff.specialize import CallerAssumption
-from policyengine.runtime.patterns import Glob
+from policyengine.runtime.globs import Glob
 
 MAX_CHAINS = 24
 MAX_CHAIN_LENGTH = 4  # agents before the caller

@@ -10,7 +10,7 @@ from policyengine.compiler.graph.box import Box, BoxKind
 from policyengine.compiler.graph.endpoint_view import source_words
 from policyengine.compiler.graph.selection import AgentReach
 from policyengine.kernel.sequence_automaton import START, SequenceAutomaton, bits
-from policyengine.runtime.patterns import Glob
+from policyengine.runtime.globs import Glob
 
 
 def order_boxes(kernel: k.Kernel, reach: AgentReach | None) -> Iterator[Box]:

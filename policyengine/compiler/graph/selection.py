@@ -9,7 +9,7 @@ from policyengine import kernel as k
 from policyengine.checker.patterns.endpoint_reader import CAPTURE, segment_mistake, tool_mistake
 from policyengine.diagnostics.suggest import did_you_mean, suggest
 from policyengine.runtime import paths
-from policyengine.runtime.patterns import Glob
+from policyengine.runtime.globs import Glob
 from policyengine.source import Source, Span
 
 ENDPOINT_HINT = "write `GET /v1/invoices/{id}`, `/v1/**`, `TOOL server/name` or `ACTION verb type`"

@@ -13,7 +13,7 @@ from policyengine.identity.config.model import IdentityConfig
 from policyengine.identity.issuer_documents import DocumentError
 from policyengine.identity.keys.issuer_keys import KeySources, RemoteKeySource
 from policyengine.identity.keys.jwks import JwksFile, KeySource
-from policyengine.runtime.patterns import Glob
+from policyengine.runtime.globs import Glob
 
 
 class KeyCheckResult(NamedTuple):

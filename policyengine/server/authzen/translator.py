@@ -11,7 +11,7 @@ from typing import assert_never
 from urllib.parse import quote
 
 from policyengine import kernel as k
-from policyengine.runtime.patterns import Glob
+from policyengine.runtime.globs import Glob
 from policyengine.runtime.structure_checks import quote_input
 from policyengine.runtime.values import Invalid
 from policyengine.server.authzen.evaluations import AccessEvaluation, EvaluationEntity, JsonObject, UnmappedError
