@@ -61,6 +61,9 @@ from policyengine.spec.reason_texts import (
 )
 
 NO_EFFECTS: Final = Effects()
+# Compiled code searches the members of a class at each use, but no constants.
+ALLOWED: Final = Outcome.ALLOW
+DENIED: Final = Outcome.DENY
 MAX_VERDICTS: Final = 4_096  # maximum cached answers, because reasons for unknown facts may contain texts of callers
 
 
@@ -85,7 +88,7 @@ class Verdict:
         st, verdicts = self.st, self.st.program.verdicts
         key = self._key()
         answer: Answer | None = None if key is None else verdicts.get(key)
-        if answer is None or (answer.outcome is not Outcome.DENY and self._lacks_inputs()):
+        if answer is None or (answer.outcome is not DENIED and self._lacks_inputs()):
             answer = self._answer()
             if key is not None and not self._lacks_inputs():
                 if len(verdicts) >= MAX_VERDICTS:
@@ -127,17 +130,17 @@ class Verdict:
             acting = [one for one in acting if not self._is_granted(one)]
         duties = [one for one in acting if one.effect.kind == OBLIGATION]
         stops = self._stop_reasons(acting)
-        outcome = Outcome.ALLOW
+        outcome = ALLOWED
         for stop in stops:
             if STRENGTH[stop.reason.outcome] < STRENGTH[outcome]:
                 outcome = stop.reason.outcome
-        if outcome is Outcome.ALLOW and duties and (unmet := self._unsupported(duties)):
-            stops, outcome = unmet, Outcome.DENY
-        if outcome is not Outcome.DENY and self.st.rules.limits and (uncounted := self._uncountable()):
-            stops, outcome = [*uncounted, *stops], Outcome.DENY
+        if outcome is ALLOWED and duties and (unmet := self._unsupported(duties)):
+            stops, outcome = unmet, DENIED
+        if outcome is not DENIED and self.st.rules.limits and (uncounted := self._uncountable()):
+            stops, outcome = [*uncounted, *stops], DENIED
         if len(stops) > 1:
             stops.sort(key=strength)
-        duties = [one for one in duties if outcome is Outcome.ALLOW or one.effect.effect.kind in OPERATOR_OBLIGATIONS]
+        duties = [one for one in duties if outcome is ALLOWED or one.effect.effect.kind in OPERATOR_OBLIGATIONS]
         causes = self._causes(stops, duties) if passage.identified else NO_CAUSES
         remedies: dict[Remedy, None] = {}
         for stop in stops:
@@ -299,7 +302,7 @@ class Verdict:
         spends, opens = self._approval_effects(outcome) if self.approvals else ((), ())
         limits = self._charges(outcome) if rules.limits and identified else ()
         records = self._records(outcome) if rules.records and identified else ()
-        denied = outcome is Outcome.DENY
+        denied = outcome is DENIED
         confirms: tuple[str, ...] = ()
         if not denied and self.approvals and any(isinstance(one.charge, RateCharge) for one in limits):
             confirms = tuple(sorted({self.approvals[one.effect.bit].digest for one in self._confirms()}))
@@ -316,7 +319,7 @@ class Verdict:
         confirms = [
             approval for bit, approval in sorted(self.approvals.items()) if bit in triggered or approval.granted
         ]
-        if outcome is Outcome.ALLOW:
+        if outcome is ALLOWED:
             return tuple(dict.fromkeys(one.id for approval in confirms for one in approval.counted)), ()
         if outcome is not Outcome.CONFIRM:
             return (), ()
@@ -333,7 +336,7 @@ class Verdict:
 
     def _charges(self, outcome: Outcome) -> tuple[LimitCharge, ...]:
         """Return the charges of an allow or a confirm; a deny is charged only to rates that count denials."""
-        denied = outcome is Outcome.DENY
+        denied = outcome is DENIED
         if denied and not any(rule.counts_denials for rule in self.st.rules.limits):
             return ()
         found: list[LimitCharge] = []
@@ -343,7 +346,7 @@ class Verdict:
         return tuple([one for one in found if not denied or isinstance(one.charge, RateCharge)])
 
     def _records(self, outcome: Outcome) -> tuple[Any, ...]:
-        if outcome not in (Outcome.ALLOW, Outcome.DENY):
+        if outcome not in (ALLOWED, DENIED):
             return ()
         st = self.unapproved
         if self.approvals:
@@ -351,7 +354,7 @@ class Verdict:
             if granted.granted:
                 st = st.branch()
                 st.approval = granted
-        return make_records(st, denied=outcome is Outcome.DENY)
+        return make_records(st, denied=outcome is DENIED)
 
 
 def principal_of(st: State, refused: str | None) -> Principal | PrincipalTuple:
