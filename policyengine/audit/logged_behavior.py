@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from policyengine.runtime.snapshot import UNREADABLE_FACTS
+from policyengine.runtime.snapshot import UNREADABLE_FACTS, LearnedFacts
 
 MAX_TAG = 2**32 - 1
 NUMBERS = ("trust", "novelty", "error_rate", "deviation")
@@ -33,7 +32,7 @@ class LoggedBehavior(NamedTuple):
     model: str
     read: int
     event: int
-    facts: Mapping[str, object]
+    facts: LearnedFacts
     released: bool = False
     shape: int = 0
     letter: int = 0

@@ -115,12 +115,12 @@ class DecisionReader:
         if logged is None and request is not None and not request.options.consume:
             return None
         event = None if logged is None else logged_event(record, logged)
-        found = None if reader is None or request is None else reader.identify(request)
+        found = None if reader is None or request is None else reader.identify(request.facts)
         if reader is not None and request is not None and found is not None:
             event = self._policy_event(reader, record, request, event, found)
         if self._names and request is not None:
             key = None if found is None else found.profile.run_key
-            name = task_of(request) if key is None else text_at(request, key) or ""
+            name = task_of(request) if key is None else text_at(request.facts, key) or ""
         if event is None:
             return EventGap.UNKNOWN if reader is None else EventGap.UNIDENTIFIED
         return RunEvent(event, name or (f"{event.run:08x}" if event.run else ""))
@@ -134,16 +134,17 @@ class DecisionReader:
         found: IdentifiedCaller,
     ) -> BehaviorEvent:
         caller, group = found.caller, found.group
-        tags, endpoint = reader.tags_of(request, found.profile), record.endpoint
+        tags, endpoint = reader.tags_of(request.endpoint, request.facts, found.profile), record.endpoint
         run, shape = tags.run, NO_SHAPE if has_redacted_payload(record) else tags.shape
         if logged is not None:
             run, shape = run or logged.run, (logged.shape or shape) if reader.reads_payloads else NO_SHAPE
             caller = caller._replace(version=caller.version or logged.caller.version)
         clamped = record_was_clamped(record) if logged is None else logged.clamped
         released = logged is not None and logged.released
+        pattern = reader.pattern_of(request.endpoint) if endpoint is None else endpoint
         return BehaviorEvent(
-            milliseconds(record), caller, group, reader.endpoint_of(request) if endpoint is None else endpoint, run,
-            OUTCOMES[record.outcome], clamped, released, shape, tags.letter,
+            milliseconds(record), caller, group, pattern, run, OUTCOMES[record.outcome], clamped, released, shape,
+            tags.letter,
         )  # fmt: skip
 
 

@@ -67,7 +67,7 @@ class PlainEventReader:
             if len(self._letters) >= MAX_CACHED:
                 self._letters.clear()
             request = request_to(text)
-            self._letters[key] = NO_LETTER if request is None else reader.letter_of(request, profile)
+            self._letters[key] = NO_LETTER if request is None else reader.letter_of(request.endpoint, profile)
         return self._letters[key]
 
 
@@ -78,7 +78,7 @@ def outcome_of(event: PlainEvent) -> int:
 def declared_endpoint(text: str, reader: BehaviorReader) -> str:
     """Return the declared pattern that a request (`GET /data/7`) matches, or the text itself."""
     request = request_to(text)
-    return text if request is None else reader.endpoint_of(request) or text
+    return text if request is None else reader.pattern_of(request.endpoint) or text
 
 
 def request_to(text: str) -> Request | None:

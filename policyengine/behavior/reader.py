@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -35,8 +35,8 @@ from policyengine.runtime.current_caller import outcome_key
 from policyengine.runtime.decision import Decision, Effects, Gate, Outcome, RateState
 from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, MalformedEndpoint, ToolEndpoint
 from policyengine.runtime.fact_access import fact_at
-from policyengine.runtime.patterns import Glob
-from policyengine.runtime.request import Request
+from policyengine.runtime.globs import Glob
+from policyengine.runtime.snapshot import LearnedFacts
 from policyengine.spec.match_endpoint import match_pattern
 
 MILLISECOND: Final = timedelta(milliseconds=1)
@@ -46,7 +46,9 @@ MAX_IDENTIFIED: Final = 16_384  # cached callers
 MAX_LETTERS: Final = 16_384  # cached letters of a profile
 ENCODE: Final = msgspec.json.Encoder(decimal_format="number").encode
 NO_SETTINGS: Final = ProfileSettings()
-ALLOW: Final = Outcome.ALLOW  # compiled code searches a member of a class for each decision, but no constant
+# Compiled code searches the names of other modules, and the members of classes, at each use, but no constants.
+ALLOW: Final = Outcome.ALLOW
+HTTP_ENDPOINT: Final = HttpEndpoint
 OUTCOMES: Final = {Outcome.ALLOW: ALLOWED, Outcome.DENY: DENIED, Outcome.CONFIRM: HELD, Outcome.THROTTLE: HELD}
 # Decisions at these gates are about unknown callers or about no caller, or they say nothing about the caller.
 UNIDENTIFIED: Final = frozenset({Gate.MALFORMED_PATH, Gate.HALTED, Gate.IDENTITY, Gate.FAILURE})
@@ -105,32 +107,35 @@ class BehaviorReader:
 
     # ── Before a decision ─────────────────────────────────────────────────────────────────────
 
-    def read(self, request: Request, moment: int) -> CallerSnapshot | None:
-        """Read the behavior of the caller at a time in nanoseconds; None without a caller. Raises StoreError."""
-        found = self.identify(request)
+    def read(
+        self, endpoint: Endpoint, facts: Mapping[str, object], moment: int
+    ) -> tuple[CallerSnapshot, LearnedFacts] | None:
+        """Read the behavior of the caller of a request at a time in nanoseconds, and return it with the learned facts;
+        None without a caller. Raises StoreError."""
+        found = self.identify(facts)
         if found is None:
             return None
         profile, learner = found.profile, self._learner
-        tags, at = self.tags_of(request, profile), event_time(moment)
+        tags, at = self.tags_of(endpoint, facts, profile), event_time(moment)
         if learner is None:
-            return self.tracker.read(found.caller, found.group, tags, at, profile.settings, self.settings_of)
+            read = self.tracker.read(found.caller, found.group, tags, at, profile.settings, self.settings_of)
+            return read, read.to_facts()
         reading = learner.read(found.caller, found.group, tags, at, profile.settings, self.settings_of, found.known)
         found.known = reading.known
-        return reading
+        return reading, reading.to_facts()
 
-    def peek(self, request: Request, moment: int) -> CallerSnapshot | None:
+    def peek(self, endpoint: Endpoint, facts: Mapping[str, object], moment: int) -> CallerSnapshot | None:
         """Read the behavior of the caller of a request that is only tried: nothing is learned from it. Raises
         StoreError."""
-        found = self.identify(request)
+        found = self.identify(facts)
         if found is None:
             return None
-        tags, settings = self.tags_of(request, found.profile), found.profile.settings
+        tags, settings = self.tags_of(endpoint, facts, found.profile), found.profile.settings
         return self.tracker.peek(found.caller, found.group, settings, tags, event_time(moment))
 
-    def identify(self, request: Request) -> IdentifiedCaller | None:
-        """Return the caller of a request, its class and its profile. Nothing is learned about users without an agent.
-        Agents without an issuer, as in policies without issuers, have the issuer `""`."""
-        facts = request.facts
+    def identify(self, facts: Mapping[str, object]) -> IdentifiedCaller | None:
+        """Return the caller of a request with these facts, its class and its profile. Nothing is learned about users
+        without an agent. Agents without an issuer, as in policies without issuers, have the issuer `""`."""
         agent = (facts if isinstance(facts, dict) else dict(facts)).get("agent")  # compiled code searches a dict only
         if type(agent) is not dict:
             return None
@@ -138,7 +143,7 @@ class BehaviorReader:
         if type(name) is not str:
             return None
         if type(issuer) is not str:
-            issuer = credential_issuer(request)
+            issuer = credential_issuer(facts)
         if type(instance) is not str:
             instance = ""
         named = self.classes.named_among(agent.get("groups")) if self.classes.names_groups else NO_GROUPS
@@ -150,7 +155,7 @@ class BehaviorReader:
         fact = found.profile.version
         if fact is None:
             return found
-        caller, text = found.caller, text_at(request, fact)
+        caller, text = found.caller, text_at(facts, fact)
         version = "" if text is None else f"{self._tag(text):08x}"
         version_of = Caller(caller.issuer, caller.agent, caller.instance, version)
         return IdentifiedCaller(version_of, found.group, found.profile, found.names)
@@ -172,28 +177,27 @@ class BehaviorReader:
         self._latest_of[name] = found
         return found
 
-    def tags_of(self, request: Request, profile: CallerProfile) -> RequestTags:
+    def tags_of(self, endpoint: Endpoint, facts: Mapping[str, object], profile: CallerProfile) -> RequestTags:
         """Return the tags of what is learned from a request. The structure of its payload is computed only if a rule
         reads `behavior.novelty`. Raises StoreError."""
-        endpoint = self.endpoint_of(request)
+        pattern = self.pattern_of(endpoint)
         if self._learner is not None and profile.learns_endpoints_only and not self.reads_payloads:
-            known = self._plain_tags.get(endpoint)
+            known = self._plain_tags.get(pattern)
             if known is None:
-                known = self._plain_tags[endpoint] = RequestTags(self._tag(endpoint))
+                known = self._plain_tags[pattern] = RequestTags(self._tag(pattern))
             return known
-        run = NO_RUN if profile.run_key is None else self.run_of(request, profile)
-        letter = self.letter_of(request, profile) if profile.steps else NO_LETTER
-        shape = structure_tag(self._tag, endpoint, request.facts) if self.reads_payloads else NO_SHAPE
-        return RequestTags(self._tag(endpoint), run, shape, letter)
+        run = NO_RUN if profile.run_key is None else self.run_of(facts, profile)
+        letter = self.letter_of(endpoint, profile) if profile.steps else NO_LETTER
+        shape = structure_tag(self._tag, pattern, facts) if self.reads_payloads else NO_SHAPE
+        return RequestTags(self._tag(pattern), run, shape, letter)
 
     def _tag(self, text: str) -> int:
         """Return the tag of a text. Raises StoreError."""
         learner = self._learner
         return self.tracker.tag(text) if learner is None else learner.tag(text)
 
-    def letter_of(self, request: Request, profile: CallerProfile) -> int:
-        """Return the steps of the declared order of calls that the request matches, as a bit mask."""
-        endpoint = request.endpoint
+    def letter_of(self, endpoint: Endpoint, profile: CallerProfile) -> int:
+        """Return the steps of the declared order of calls that the endpoint matches, as a bit mask."""
         if not profile.steps or type(endpoint) is MalformedEndpoint:
             return NO_LETTER
         patterns = self.patterns_of(endpoint)  # the steps depend only on the patterns that match
@@ -208,15 +212,14 @@ class BehaviorReader:
         """Return the numbers of the declared patterns that match an endpoint."""
         return self._program.rules_at_again(endpoint).patterns
 
-    def run_of(self, request: Request, profile: CallerProfile) -> int:
-        """Return the tag of the run's key, or NO_RUN if the request has no run key."""
-        key = None if profile.run_key is None else text_at(request, profile.run_key)
+    def run_of(self, facts: Mapping[str, object], profile: CallerProfile) -> int:
+        """Return the tag of the run's key, or NO_RUN if the facts of the request have no run key."""
+        key = None if profile.run_key is None else text_at(facts, profile.run_key)
         return NO_RUN if key is None else self._tag(key)
 
-    def endpoint_of(self, request: Request) -> str:
-        """Return the declared pattern of the endpoint; empty if no pattern matches."""
-        endpoint = request.endpoint
-        if type(endpoint) is HttpEndpoint:
+    def pattern_of(self, endpoint: Endpoint) -> str:
+        """Return the declared pattern of an endpoint; empty if no pattern matches."""
+        if type(endpoint) is HTTP_ENDPOINT:
             rules = self._program.rules_at(endpoint)
             known = rules.pattern_names.get(endpoint.method)
             return known or self._patterns.find(endpoint, rules) or ""
@@ -294,15 +297,15 @@ def has_clamp(decision: Decision) -> bool:
     return False
 
 
-def credential_issuer(request: Request) -> str:
-    credential: Any = request.facts.get("credential")
+def credential_issuer(facts: Mapping[str, object]) -> str:
+    credential: Any = facts.get("credential")
     issuer = credential.get("issuer") if credential.__class__ is dict else None
     return issuer if issuer.__class__ is str else ""
 
 
-def text_at(request: Request, fact: k.Fact) -> str | None:
-    """Return a fact of the request if it is a text."""
-    found = fact_at(request.facts, fact.path)
+def text_at(facts: Mapping[str, object], fact: k.Fact) -> str | None:
+    """Return a fact of a request if it is a text."""
+    found = fact_at(facts, fact.path)
     return found if isinstance(found, str) else None
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from msgspec import Struct, structs
 from msgspec.json import encode
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from policyengine.runtime.behavior import CallerCharge
 
 GROUP_SIZE = learned_name(CLUSTER_SIZE)
+ALLOW: Final = Outcome.ALLOW  # each decision compares with it, and members of enumerations are found slowly
 MAX_COMMIT_TRIES = 100  # maximum attempts at a decision while other decisions change the state on which it depends
 
 
@@ -191,8 +192,9 @@ class Decider:
             read, facts = None, None if is_readable else UNREADABLE_FACTS
             if behavior is not None and is_readable:
                 try:
-                    read = behavior.read(request, moment)
-                    facts = None if read is None else read.to_facts()
+                    found = behavior.read(request.endpoint, request.facts, moment)
+                    if found is not None:
+                        read, facts = found
                 except StoreError:
                     facts = UNREADABLE_FACTS
             decision, effects, state, asked = self._resolve_granted(compiled, request, moment, facts)
@@ -319,7 +321,7 @@ class Decider:
         request with these approvals; None if there are none.
         """
         decision, effects, state = self._resolve(compiled, request, moment, behavior)
-        if decision.outcome is Outcome.ALLOW:
+        if decision.answer.outcome is ALLOW:
             return decision, effects, state, None
         bindings = [one.binding for one in effects.opens] or self._hidden_bindings(compiled, request, decision, moment)
         asked = self.desk.grant(request, bindings, moment) if bindings else request
@@ -430,7 +432,7 @@ class Decider:
         """Return what is read about the caller of a request that is only tried, and the facts; None without a caller.
         If the store does not answer, all facts are unknown."""
         try:
-            read = None if self.behavior is None else self.behavior.peek(request, moment)
+            read = None if self.behavior is None else self.behavior.peek(request.endpoint, request.facts, moment)
         except StoreError:
             return None, UNREADABLE_FACTS
         return read, None if read is None else read.to_facts()

@@ -12,6 +12,7 @@ from typing import TypeAlias, assert_never
 from policyengine.kernel.expressions import Expr
 from policyengine.runtime.decision import Gate, Outcome
 from policyengine.runtime.entities import EntityData
+from policyengine.runtime.snapshot import LearnedFacts
 from policyengine.source import Span
 from policyengine.typesystem import EntityRef
 from policyengine.vocabulary import LEARNED_ROOTS, learned_name
@@ -120,9 +121,9 @@ class Scenario:
         return replace(self, now=moment)
 
 
-def learned_facts_in(facts: Mapping[str, object]) -> Mapping[str, object]:
+def learned_facts_in(facts: Mapping[str, object]) -> LearnedFacts:
     """Return the learned facts among the facts of a test, by their names in snapshots."""
-    found: dict[str, object] = {}
+    found: LearnedFacts = {}
     for root in LEARNED_ROOTS:
         given = facts.get(root)
         if isinstance(given, Mapping):
@@ -233,7 +234,7 @@ class Case:
     span: Span = field(compare=False, repr=False)
     repeated: Repetition | None = None
     responded: ReportedResponse | None = None
-    behavior: Mapping[str, object] = field(default_factory=dict)
+    behavior: LearnedFacts = field(default_factory=dict)
     traces: tuple[Path, ...] = ()
 
     @property

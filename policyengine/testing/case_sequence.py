@@ -48,7 +48,7 @@ class CaseSequence:
             return case.behavior
         if self.behavior is None:
             self.behavior = learn_traces(case.traces, epoch_microseconds(case.now) // 1_000, evaluator)
-        read = self.behavior.peek(request, epoch_nanoseconds(case.now))
+        read = self.behavior.peek(request.endpoint, request.facts, epoch_nanoseconds(case.now))
         learned = {} if read is None else read.to_facts()
         names = learned.keys() if case.traces else learned.keys() & ORDER_MEMBERS
         if "sequence" in case.behavior:
@@ -60,9 +60,10 @@ class CaseSequence:
         behavior = self.behavior
         if behavior is None:
             return
-        read = behavior.read(Request.from_mapping(case.question), epoch_nanoseconds(case.now))
+        request = Request.from_mapping(case.question)
+        read = behavior.read(request.endpoint, request.facts, epoch_nanoseconds(case.now))
         if read is not None:
-            behavior.learn(read, decision.with_id(LAST_REQUEST))
+            behavior.learn(read[0], decision.with_id(LAST_REQUEST))
             if case.responded is not None and decision.allowed:
                 behavior.report(LAST_REQUEST, case.responded.status)
 

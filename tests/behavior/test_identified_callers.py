@@ -6,7 +6,6 @@ import pytest
 
 from policyengine import Engine
 from policyengine.behavior import reader as reader_module
-from policyengine.runtime.request import HttpEndpoint, Request
 
 POLICY = """language 1
 package identified
@@ -42,7 +41,7 @@ def reader():
 
 
 def identify(reader, members):
-    found = reader.identify(Request(HttpEndpoint("GET", "/a", ("a",)), {"agent": {"id": "bot", **members}}))
+    found = reader.identify({"agent": {"id": "bot", **members}})
     return found.caller.issuer, found.caller.instance, found.group
 
 
@@ -55,5 +54,5 @@ def test_callers_of_one_agent_are_told_apart_in_any_order(reader):
 def test_the_cache_of_callers_is_bounded():
     reader = Engine.from_text(POLICY).decider.behavior
     for number in range(reader_module.MAX_IDENTIFIED + 100):
-        reader.identify(Request(HttpEndpoint("GET", "/a", ("a",)), {"agent": {"id": f"bot-{number}", "issuer": "one"}}))
+        reader.identify({"agent": {"id": f"bot-{number}", "issuer": "one"}})
     assert len(reader._identified) == len(reader._latest_of) == 100

@@ -320,18 +320,20 @@ def test_processes_that_share_a_store_know_the_structures_of_each_other(tmp_path
     first.behavior.keep()
     second.behavior.keep()
     for body, expected in ((REPORT, False), ({**REPORT, "admin": True}, True)):
-        reading = second.decider.behavior.read(Request.from_mapping(report(body=body)), nanoseconds(clock.now))
+        reading = read_caller(second, report(body=body), clock)
         assert (reading.facts.ready, reading.facts.has_new_shape) == (True, expected)
     second.decide(report(body={**REPORT, "admin": True}))
-    reading = first.decider.behavior.read(Request.from_mapping(report(task="later")), nanoseconds(clock.now))
+    reading = read_caller(first, report(task="later"), clock)
     assert reading.facts.ready
     first.decide(report(body=REPORT))  # the commit brings the event of the other process
-    reading = first.decider.behavior.read(Request.from_mapping(report(task="later")), nanoseconds(clock.now))
+    reading = read_caller(first, report(task="later"), clock)
     assert len(reading.row.shapes) == 2
 
 
-def nanoseconds(time):
-    return int(time.timestamp()) * 10**9
+def read_caller(engine, question, clock):
+    request = Request.from_mapping(question)
+    reading, _ = engine.decider.behavior.read(request.endpoint, request.facts, int(clock.now.timestamp()) * 10**9)
+    return reading
 
 
 def test_an_event_of_a_log_without_structures_folds_as_before():

@@ -65,7 +65,7 @@ class CallReader:
         declared = None if self._reader is None else self._reader.classes.profile_of(event.group).run_key
         if declared is None:
             return run_key_values(request)
-        return {declared.path: text_at(request, declared) or ""}
+        return {declared.path: text_at(request.facts, declared) or ""}
 
     def _note_credential(self, event: BehaviorEvent, request: Request) -> None:
         who = event.caller.issuer, event.caller.agent
