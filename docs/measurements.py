@@ -63,7 +63,8 @@ def on() -> str:
     )
     return (
         f"Measured on {' and '.join(days)} with {machine['python']} on {machine['cores']} shared cores of an "
-        f"{machine['cpu']} virtual machine. The load of the machine before each run, compiled and in parentheses pure: "
+        f"{machine['cpu']} virtual machine. This was the load of the machine before each run with the compiled "
+        "build, and in parentheses with the pure build: "
         f"{loads}. Because machines differ and this one is shared, compare multiples of [the "
         "floor](#how-to-repeat-each-figure) instead of times: an engine and the floor take turns in one process."
     )

@@ -32,9 +32,9 @@ TOO_MANY_STEPS: Final = Unknown.of("the condition", "it takes too many steps")
 @dataclass(frozen=True, slots=True)
 class LearnedCondition:
     """A condition that reads a learned fact. `kind` is what it does, such as `clamp`, `rule` the rule that has it,
-    `name` the name of this rule, and `words` the part of the policy with it. It counts at the endpoints of `place`, if
-    all `expressions` hold. `fails_closed` says whether the condition also acts while it is unknown, and `lasts` how
-    long it acts after it was true.
+    `name` the name of this rule, and `words` the part of the policy with it. The condition applies at the endpoints of
+    `place` if all `expressions` are true. `fails_closed` says whether the condition also acts while it is unknown, and
+    `lasts` how long the condition still acts after it was true.
     """
 
     kind: str

@@ -31,8 +31,8 @@ class DamagedCallers:
             is_logged = len(self._keys) <= MAX_LOGGED
         if is_logged:
             _LOG.error(
-                "the learned behavior of a caller in the store is damaged, and its facts are unknown until "
-                "`behavior forget %s`", key, extra={"event": "behavior_damaged", "key": key},
+                "the learned behavior of a caller in the store is damaged, and its facts are unknown until it is "
+                "forgotten: `behavior forget %s`", key, extra={"event": "behavior_damaged", "key": key},
             )  # fmt: skip
 
     def discard(self, key: str) -> None:

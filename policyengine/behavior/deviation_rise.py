@@ -73,7 +73,7 @@ class DeviationRun:
         self._latest, self._number = event, number or self._number
 
     def rise(self) -> DeviationRise:
-        """Return the largest rise of the run; of equal ones, the first."""
+        """Return the largest rise of the run; of equal rises, the first."""
         values = list(map(deviation_of, self.run))
         rises = [after - before for before, after in zip([Decimal(0), *values], values, strict=False)]
         place = rises.index(max(rises))

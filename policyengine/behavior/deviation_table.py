@@ -17,13 +17,14 @@ class DeviationTable:
     (`by_caller`); the higher deviation counts. Each cell has SCORE_BUCKETS deviations, and the cells are those of the
     scores to the caller: for each class of numbers of runs, those of lengths.
 
-    The p-value of a score is the share of the earlier runs with at least this score. The deviation is 1 less the share
-    of usual runs in which one of the two p-values is as small as the smaller one of this run. That share is at most the
-    sum of the largest possible p-values of both scores that are not larger. If the p-value of one score cannot be so
-    small, because many runs have the highest score, only the other score counts. A longer run is ranked twice: at first
-    among short runs, later among longer runs. So its shares count twice, and the weight of all shares grows with the
-    share of longer runs (`length_weights`). With these weights, the usual runs that exceed a threshold at either time
-    are together at most the share that the threshold allows.
+    The p-value of a score is the share of the earlier runs with at least this score. The deviation is 1 minus the share
+    of usual runs in which one of the two p-values is at most as large as the smaller p-value of this run. The sum of
+    two values bounds that share: for each of the two scores, the largest possible p-value that does not exceed this
+    smaller p-value. If the p-value of one score cannot be so small, because many runs have the highest score, only the
+    other score counts. A longer run is ranked twice: at first among short runs, later among longer runs. So its shares
+    count twice, and the weight of all shares grows with the share of longer runs (`length_weights`). With these
+    weights, the usual runs that exceed a threshold at either time are together at most the share that the threshold
+    allows.
     """
 
     __slots__ = ("by_caller", "by_class")

@@ -80,7 +80,7 @@ class RequestTags:
 
 class BehaviorEvent(NamedTuple):
     """A decision about a caller at the time `at`, in milliseconds. `endpoint` is a declared pattern; `run`, `shape` and
-    `letter` are those of RequestTags. `clamped` is whether a clamp reduced a rate of the request, and `released`
+    `letter` are those of RequestTags. `clamped` says whether a clamp reduced a rate of the request, and `released`
     whether the request was part of a planned change."""
 
     at: int

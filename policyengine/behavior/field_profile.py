@@ -197,8 +197,8 @@ class ScoreRanks:
             del self.scores[0]
 
     def rank(self, score: int) -> int:
-        """Return which part of usual payloads has at least this score, in millionths, if the payload counts as one of
-        them."""
+        """Return the share of usual payloads with at least this score, in millionths. The payload itself counts as one
+        of the usual payloads."""
         return (1 + len(self.scores) - bisect_left(self.scores, score)) * SCALE // (self.count + 1)
 
 
@@ -225,8 +225,8 @@ class PayloadProfile:
                 self._all.add(score)
 
     def rank(self, endpoint: int, marks: Marks) -> int:
-        """Return which part of usual payloads of the endpoint is as unusual as this one, in millionths. Payloads at
-        unknown endpoints are usual."""
+        """Return the share of usual payloads of the endpoint that are at least as unusual as this payload, in
+        millionths. Payloads at unknown endpoints are usual."""
         profile = self.endpoints.get(endpoint)
         if profile is None:
             return SCALE
@@ -281,8 +281,8 @@ def payload_weights(counts: list[int]) -> list[int]:
 
 
 def surprise(weight: int, total: int) -> int:
-    """Return the negative logarithm of a probability, in 1/1024 bit; two payloads are added to the counts, one with it
-    and one without it."""
+    """Return the negative logarithm of a probability, in 1/1024 bit. Two payloads are added to the counts: one with the
+    field or mark, and one without."""
     return log2(total + 2 * WEIGHT_UNIT) - log2(weight + WEIGHT_UNIT)
 
 

@@ -3,11 +3,11 @@
 Everything is in whole numbers and depends only on the row, the model of the class, the settings and the event, so that
 folding a log again gives the same rows byte for byte.
 
-A burst is measured by two leaky buckets. Each request adds LEVEL_UNIT; they fall at SLOW_FACTOR and FAST_FACTOR times
-the pace that the caller usually has around that hour of the day. A level above its base times the margin of the class
-is a burst. The base grows with the ceiling, but less (`base_of`). The ceiling is the highest level that was learned in
-the previous days; a day raises it by an eighth at most, so that no caller can raise it quickly. Requests that were not
-allowed have their own bucket, which counts for bursts but not for ceilings.
+A burst is measured by two leaky buckets. Each request adds LEVEL_UNIT to both; their levels fall at SLOW_FACTOR and
+FAST_FACTOR times the pace that the caller usually has around that hour of the day. A level above its base times the
+margin of the class is a burst. The base grows with the ceiling, but more slowly (`base_of`). The ceiling is the highest
+level that was learned in the previous days; a day raises it by an eighth at most, so that no caller can raise it
+quickly. Requests that were not allowed have their own bucket, which counts for bursts but not for ceilings.
 """
 
 from __future__ import annotations
@@ -77,14 +77,14 @@ BIT_COUNTS: Final = bytes(map(int.bit_count, range(1 << HALF_DAYS)))  # compiled
 
 
 class ProfileSettings:
-    """Settings of how the behavior of callers with a profile is learned; the defaults hold for callers without a
+    """The settings for learning the behavior of callers with a profile; the defaults apply to callers without a
     profile. They never change.
 
     `run_idle` is in milliseconds. `burst_days` is the number of caller-days in which one false alarm is expected.
-    `days_mask` has a bit for each of the `learn_days`. `sequences` is whether sequences of endpoints are learned. If
+    `days_mask` has a bit for each of the `learn_days`. `sequences` says whether sequences of endpoints are learned. If
     `released`, a planned change is under way: requests raise no alarm, and everything is learned from them. `automaton`
-    is the automaton of the declared order of calls, if the profile declares one. `groups` is whether groups of callers
-    that move as one are learned.
+    is the automaton of the declared order of calls, if the profile declares one. `groups` says whether groups of
+    callers that move as one are learned.
     """
 
     __slots__ = (
@@ -130,12 +130,12 @@ class ProfileSettings:
 @mypyc_attr(acyclic=True, free_list_len=1)
 class CallerFacts:
     """The facts of one request, and the levels after it, as if it were allowed. `trust`, `novelty`, `error_rate` and
-    `deviation` are thousandths. `is_new` is whether the endpoint, or the structure of the payload (`has_new_shape`),
-    was used neither by the caller nor by its class. `level_denied` is the level before the request. `surprise` is the
-    surprise of the endpoint to the class, and `own_surprise` its surprise to the caller, or -1 if it was not computed.
-    `sequence` is whether the run follows the declared order of calls, and `step` the state of the automaton before the
-    request. `cluster` is the group in which the caller shares limits, and `cluster_size` the number of its members;
-    empty and 1 for a caller in no group."""
+    `deviation` are thousandths. `is_new` is true if neither the caller nor its class used the endpoint, or the
+    structure of the payload (`has_new_shape`), before. `level_denied` is the level before the request. `surprise` is
+    the surprise of the endpoint to the class, and `own_surprise` its surprise to the caller, or -1 if it was not
+    computed. `sequence` says whether the run follows the declared order of calls, and `step` is the state of the
+    automaton before the request. `cluster` is the group in which the caller shares limits, and `cluster_size` the
+    number of its members; empty and 1 for a caller in no group."""
 
     __slots__ = (
         "burst", "cluster", "cluster_size", "deviation", "error_rate", "has_new_shape", "is_new", "level_denied",
@@ -332,8 +332,8 @@ class KnownClass:
 def read_behavior(
     row: BehaviorRow, model: ClassModel, tags: RequestTags, at: int, settings: ProfileSettings
 ) -> CallerFacts:
-    """Return the facts of a request, which count the request itself. The row must have been advanced to the time of the
-    request."""
+    """Return the facts of a request, with the request itself counted. The row must have been advanced to the time of
+    the request."""
     return read_facts(row, KnownClass(model), tags, at, settings)
 
 
@@ -369,7 +369,7 @@ def read_facts(
         return CallerFacts(False, 500, False, 0, 0, is_new, slow, fast, denied, 0, 0, sequence, step, has_new_shape)
     margin, burst = known.margin_slow, False
     if margin and not settings.released:
-        # Compiled code takes long for products of large numbers, so the levels themselves are not multiplied.
+        # Compiled code multiplies large numbers slowly, so the levels themselves are not multiplied.
         burst = slow + denied > PEAK_UNIT * highest_usual(row.base_slow, row.ceiling_slow, margin) // MARGIN_UNIT
         burst = burst or (
             fast > PEAK_UNIT * highest_usual(row.base_fast, row.ceiling_fast, known.margin_fast) // MARGIN_UNIT
@@ -451,7 +451,7 @@ def apply_decision(
     clamped: bool,
     settings: ProfileSettings,
 ) -> None:
-    """Change the row by a decision whose facts were read from it."""
+    """Update the row with a decision whose facts were read from the row."""
     is_alarming = reading.is_new and reading.ready
     slow, fast, denied = reading.level_slow, reading.level_fast, reading.level_denied
     peak_slow, peak_fast = slow // PEAK_UNIT, fast // PEAK_UNIT
@@ -511,7 +511,7 @@ def learn_peaks(row: BehaviorRow, slow: int, fast: int) -> None:
 
 
 def apply_failure(row: BehaviorRow) -> None:
-    """Change the row by the report that an allowed request failed."""
+    """Update the row with the report that an allowed request failed."""
     row.serial += 1
     row.errors = min(row.errors + MILLION // SHARE_WEIGHT, MILLION)
 

@@ -31,7 +31,8 @@ class FoldedDecision(NamedTuple):
 
     @property
     def is_same(self) -> bool:
-        """Whether the decision read the same facts. A decision that read an older row may have read other facts."""
+        """Whether the decision read the facts that follow from the log. A decision that read an older row may have read
+        other facts."""
         return self.facts.to_facts() == self.logged.facts
 
     @property

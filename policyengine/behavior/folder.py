@@ -6,7 +6,7 @@
 | `models/00000012.model` | the latest models, by their number |
 | `rows` | the rows at the last save, with a keyed digest |
 | `lock` | locked by the process that saves |
-| `recent` | the requests of the last days in which groups are searched, in parts with keyed digests |
+| `recent` | the requests of the last days, in which groups are searched for, in parts with keyed digests |
 | `releases` | planned changes of classes, with a keyed digest |
 | `requests/….request` | callers to forget, each with a keyed digest |
 
@@ -57,7 +57,7 @@ RESTORE_HINT = (
 
 
 class BehaviorFolderError(Exception):
-    """The error for a folder that cannot be read or written; `hint` says how to correct that."""
+    """The error for a folder that cannot be read or written; `hint` says how to correct the problem."""
 
     def __init__(self, message: str, hint: str) -> None:
         super().__init__(f"{message} ({hint})")
@@ -85,7 +85,7 @@ ItemTuple = tuple[str, str, str, str, str, bytes]
 
 
 class BehaviorFolder:
-    """Reads and writes a folder of learned behavior. Several processes may read it, and one at a time saves."""
+    """Reads and writes a folder of learned behavior. Several processes may read it, but only one at a time saves."""
 
     def __init__(self, path: Path | str) -> None:
         """Open the folder, or create it with a new key. Raises BehaviorFolderError."""
@@ -265,7 +265,7 @@ class BehaviorFolder:
 
     @property
     def has_rows(self) -> bool:
-        """Whether rows were saved, perhaps none."""
+        """Whether rows were saved. The file may contain no rows."""
         return (self.path / "rows").exists()
 
     def load_rows(self, model: int) -> dict[Caller, CallerRow]:

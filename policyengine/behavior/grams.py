@@ -283,9 +283,9 @@ class GramSums:
 
 
 class ScoreTails:
-    """The tails of the scores of the callers of a class: how many are in each bucket or above it. The cells are the
-    classes of lengths for the scores to the class, and then the same for each class of maturity for those to the
-    caller."""
+    """The tails of the scores of the callers of a class: how many are in each bucket or above it. The first cells are
+    for the scores to the class: one for each class of lengths. The other cells are for the scores to the caller: one
+    for each class of lengths in each class of maturity."""
 
     def __init__(self, maturities: int) -> None:
         self.cells = SCORE_LENGTHS * (1 + maturities)

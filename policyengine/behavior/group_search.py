@@ -1,4 +1,4 @@
-"""Searches the groups of callers that share limits, in the requests of the last days."""
+"""Searches the requests of the last days for groups of callers that share limits."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def find_groups_of(
 ) -> tuple[CallerGroup, ...] | None:
     """Return the groups on a day. `ready` has the time since which each agent is ready, in milliseconds since 1970, by
     issuer and name. A member of an earlier group does not count as ready. `key_of` returns the key of an issuer and a
-    name in the requests. Return None, and log it, if the search fails, as it does without numpy."""
+    name in the requests. If the search fails, for example because numpy is not installed, log the error and return
+    None."""
     earlier = tuple(earlier)
     columns, callers = requests.window(day)
     key_of = key_of or keys.of

@@ -33,7 +33,7 @@ class GroupMember(Struct, frozen=True, array_like=True, forbid_unknown_fields=Tr
     days: int
 
     def is_kept(self, day: int) -> bool:
-        """Return whether the member still is in its group on a day."""
+        """Return whether the member is still in its group on a day."""
         return day - self.seen < (DAYS_KEPT if self.days >= DAYS_TO_CONFIRM else DAYS_UNCONFIRMED)
 
 
@@ -81,7 +81,7 @@ def follow_groups(
 
 
 def without_members(groups: Iterable[CallerGroup], keys: Container[str]) -> tuple[CallerGroup, ...]:
-    """Return the groups without some members, and without groups that are too small then."""
+    """Return the groups without some members, and without groups that become too small."""
     left = (
         CallerGroup(group.id, tuple(member for member in group.members if member.key not in keys)) for group in groups
     )

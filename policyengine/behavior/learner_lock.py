@@ -1,6 +1,7 @@
 """The lock of a learner, which each decision takes twice and almost always finds free.
 
-`make compiled` compiles this module. Only there is the lock faster than that of the standard library, and safe.
+`make compiled` compiles this module. The lock is safe only in compiled code, where it is faster than that of the
+standard library.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ class LearnerLock:
     """A lock that compiled code takes in a few nanoseconds while it is free. It is not reentrant.
 
     `_users` counts the thread that holds the lock, and those that wait for it. Compiled code is never interrupted
-    between two lines that call nothing, so the thread that finds no other user has the lock. The others wait for the
-    lock `_turn`, which the thread that has finished releases for one of them.
+    between two lines that call nothing, so the thread that finds no other user has the lock. The other threads wait for
+    the lock `_turn`, which the thread that has finished releases for one of them.
     """
 
     __slots__ = ("_turn", "_users")

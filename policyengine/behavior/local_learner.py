@@ -33,7 +33,7 @@ class LocalLearner:
     """Reads the facts of callers from a state, and learns from decisions. It is thread-safe: `lock` protects the state.
 
     `counts` are the alarms by fact, and `reportable` the callers of allowed decisions. `latest` is the snapshot of the
-    latest decision, and `settings_of` returns the settings of a class. `has_changed` is whether anything was learned
+    latest decision, and `settings_of` returns the settings of a class. `has_changed` says whether anything was learned
     since the rows were saved. With more callers than `most_inline`, if the rows are `saved`, or if groups are learned,
     learning starts the `thread`.
     """
@@ -79,7 +79,7 @@ class LocalLearner:
             lock.release()
 
     def peek(self, caller: Caller, group: str, settings: ProfileSettings, tags: RequestTags, at: int) -> CallerSnapshot:
-        """Read the facts of a request that is only tried, possibly at another time. Nothing changes."""
+        """Read the facts of a request that consumes nothing, possibly at another time. Nothing changes."""
         state = self.state
         settings = state.settings_at(settings, group, at)
         with self.lock:

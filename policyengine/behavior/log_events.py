@@ -1,4 +1,4 @@
-"""Reads behavior events from decision logs, also from lines of policies that learned nothing."""
+"""Reads behavior events from decision logs, including the lines of engines that learned nothing."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ MAX_CACHED: Final = 65_536
 
 class MemberKeys:
     """Computes the keys of the members of groups, and the ids of groups. All instances and versions of an agent are one
-    member, so that no member leaves its group by a new instance."""
+    member, so that no member leaves its group by starting a new instance."""
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret

@@ -40,13 +40,13 @@ class ModelError(Exception):
 class ClassModel(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     """Learned data about a class of callers. `runs` and `callers` count the runs and the agents from which it was
     learned. `seen` contains the tags of the endpoints that at least two of these agents use. A margin is in 1/1024: a
-    level is a burst if it exceeds the base of the caller times the margin. `days` counts the
-    caller-days for the margins; if there are too few, the margins are 0. `declared` is whether there were enough
-    caller-days for the declared rate of false alarms. `grams` counts the sequences of endpoints that at least two of
-    the agents use. `class_tails` and `own_tails` count the scores of runs from each bucket on: to the class, for each
-    class of lengths; and to the caller, for each class of numbers of runs and of lengths. They are empty if there are
-    too few runs. `shapes` contains the tags of the structures of payloads that at least two agents send, and the part
-    of each tag that identifies the endpoint; `free_form` contains these parts for endpoints with too many structures.
+    level is a burst if it exceeds the base of the caller times the margin. `days` counts the caller-days for the
+    margins; if there are too few, the margins are 0. `declared` says whether there were enough caller-days for the
+    declared rate of false alarms. `grams` counts the sequences of endpoints that at least two of the agents use.
+    `class_tails` and `own_tails` count the scores of runs from each bucket on: to the class, for each class of lengths;
+    and to the caller, for each class of numbers of runs and of lengths. They are empty if there are too few runs.
+    `shapes` contains the tags of the structures of payloads that at least two agents send, and the part of each tag
+    that identifies the endpoint; `free_form` contains these parts for endpoints with too many structures.
     """
 
     issuer: str = ""
@@ -146,7 +146,8 @@ class BehaviorModel:
         return BehaviorModel(msgspec.structs.replace(self.content, groups=groups, grouped=day))
 
     def without_members(self, keys: Container[str]) -> BehaviorModel:
-        """Return the model without some members of groups: the next one, or this one if none of them is in a group."""
+        """Return the model without some members of groups: the next model, or this model if none of these members is in
+        a group."""
         groups = without_members(self.content.groups, keys)
         return self if groups == self.content.groups else self.with_groups(groups, self.content.grouped)
 
@@ -185,9 +186,9 @@ def decode_content(payload: bytes) -> BehaviorModel:
 
 
 def convert_content(content: ModelContent) -> ModelContent:
-    """Return a model of version 1 or 2 as one of the day before, so that a model is learned at once. Until then, its
-    margins, which versions 1 and 2 compared with ceilings, make more levels bursts. Version 1 computed the scores of
-    runs differently: there are no deviations until the next model is learned."""
+    """Return a model of version 1 or 2, dated one day earlier, so that the next model is learned at once. Until then,
+    its margins, which versions 1 and 2 compared with ceilings, make more levels bursts. Version 1 computed the scores
+    of runs differently: there are no deviations until the next model is learned."""
     classes = content.classes
     if content.version == 1:
         classes = tuple(msgspec.structs.replace(one, class_tails=(), own_tails=()) for one in classes)

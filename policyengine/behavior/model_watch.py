@@ -1,4 +1,5 @@
-"""Looks for marks of attacks and wrong clocks in new models: margins that are too high, and days that jump."""
+"""Looks for signs of attacks and of wrong clocks in new models: margins that are too high, and gaps between the days of
+models."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ RowsOf: TypeAlias = Callable[[], Iterable[TaughtRow]]
 
 
 class HighestLevel(NamedTuple):
-    """The caller whose level is the highest relative to its base, and the day of this level since 1970."""
+    """The caller whose level is the highest relative to its base, and the day of this level, as a number since 1970."""
 
     caller: Caller
     day: int
@@ -115,7 +116,8 @@ def find_jump(before: BehaviorModel, model: BehaviorModel, settings_of: Settings
 
 
 class ModelWatch:
-    """Logs classes with high margins, each once until its margins are usual again, and days that jump."""
+    """Logs classes with high margins, each class once until its margins are usual again, and gaps between the days of
+    models."""
 
     def __init__(self) -> None:
         self._warned: set[tuple[str, str]] = set()  # issuers and names of classes

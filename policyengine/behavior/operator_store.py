@@ -133,8 +133,8 @@ class StoredBehavior:
     # ── Forgetting ────────────────────────────────────────────────────────────────────────────
 
     def forget(self, caller: Caller) -> int:
-        """Forget a caller in all its versions, also in its group. Return the number of versions that were known. Raises
-        DocumentConflictError."""
+        """Forget a caller in all its versions, and remove it from its group. Return the number of versions that were
+        known. Raises DocumentConflictError."""
         self._leave_group(caller)
         return sum(self._store.forget(self.keys.key_of(version)) for version in self._versions(caller))
 

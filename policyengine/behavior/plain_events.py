@@ -6,7 +6,7 @@
 | `agent`, `issuer`, `instance` | the caller; the issuer and the instance may be missing |
 | `run` | the key of the run; without it, pauses separate runs |
 | `endpoint` | a pattern of the policies, or a request that one matches: `GET /data/7`, `TOOL github/search` |
-| `body` | the body, of which the structure is learned if it is an object |
+| `body` | the body, whose structure is learned if it is an object |
 | `status` | the status of the response; 400 or more is a failure |
 | `outcome` | `deny` or `throttle` if the request did not pass |
 | `repeat` | loops, the innermost first: `[{"every": "10s", "times": 6}, {"every": "1d", "times": 20}]` |

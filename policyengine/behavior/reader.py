@@ -79,8 +79,8 @@ class CallerTracker(Protocol):
 
 
 class BehaviorReader:
-    """Reads what `tracker` knows about the callers of one policy, and lets it learn from decisions. `logs` is whether
-    decisions are logged. `needs_finish` is whether `finish` does anything."""
+    """Reads what `tracker` knows about the callers of one policy, and lets it learn from decisions. `logs` says whether
+    decisions are logged, and `needs_finish` whether `finish` does anything."""
 
     def __init__(
         self,
@@ -125,8 +125,8 @@ class BehaviorReader:
         return reading, reading.to_facts()
 
     def peek(self, endpoint: Endpoint, facts: Mapping[str, object], moment: int) -> CallerSnapshot | None:
-        """Read the behavior of the caller of a request that is only tried: nothing is learned from it. Raises
-        StoreError."""
+        """Read the behavior of the caller of a request that consumes nothing: nothing is learned from the request.
+        Raises StoreError."""
         found = self.identify(facts)
         if found is None:
             return None
@@ -314,7 +314,7 @@ def text_at(facts: Mapping[str, object], fact: k.Fact) -> str | None:
 
 class CallerProfile:
     """The run key, the version, the settings and the distinct steps of the callers of a class. `letters` are letters by
-    the patterns that match a request. `learns_endpoints_only` is whether neither runs nor steps depend on the facts of
+    the patterns that match a request. `learns_endpoints_only` is true if neither runs nor steps depend on the facts of
     a request."""
 
     __slots__ = ("learns_endpoints_only", "letters", "run_key", "settings", "steps", "version")
@@ -426,8 +426,8 @@ class HeadIndex:
 
 
 def caller_profile(profile: k.Profile, sequences: bool, orders: bool, groups: bool) -> CallerProfile:
-    """Return the profile of callers. `sequences` is whether sequences are learned, `orders` whether the declared orders
-    of calls are followed, and `groups` whether groups of callers are learned."""
+    """Return the profile of callers. `sequences` says whether sequences are learned, `orders` whether the declared
+    orders of calls are followed, and `groups` whether groups of callers are learned."""
     settings = ProfileSettings(
         profile.name, run_idle=profile.run_idle // MILLISECOND, learn_days=profile.learn // DAY,
         ready_runs=profile.ready_runs, ready_days=profile.ready_days, burst_days=profile.burst_days,

@@ -1,4 +1,4 @@
-"""The file in a folder of learned behavior with the requests of the last days, in which groups are searched."""
+"""The file in a folder of learned behavior with the requests of the last days, in which groups are searched for."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ MAX_PART_BYTES: Final = 2**26
 
 
 class RecentFile:
-    """The file with the requests in which groups are searched. Parts are appended; each has a keyed digest of itself
-    and of the parts before it. A part that was not written completely is ignored, and replaced by the next one."""
+    """The file with the requests in which groups are searched for. Parts are appended; each has a keyed digest of
+    itself and of the parts before it. A part that was not written completely is ignored, and replaced by the next
+    one."""
 
     def __init__(self, folder: BehaviorFolder) -> None:
         self._path, self._digest = folder.path / "recent", folder.digest_of(b"recent")

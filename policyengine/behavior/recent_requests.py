@@ -1,4 +1,4 @@
-"""The requests of the last days, in which groups of callers are searched: in memory, and as bytes for a file.
+"""The requests of the last days, in which groups of callers are searched for: in memory, and as bytes for a file.
 
 Requests are kept by day, because a search begins when a day has ended.
 """

@@ -67,7 +67,7 @@ class BehaviorRow:
     `serial` counts the folded events. `trust`, `novelty` and `errors` are shares. `hour` is the latest hour to which
     the row was advanced, with the number of its allowed requests (`hour_count`) and whether it had an alarm
     (`hour_alarm`). `gain_day` is the day of the latest gains of trust, `gains` their number, and `fall_hour` the hour
-    of the latest loss. Bit n of `days` is whether the caller was active n days before the day of `hour`.
+    of the latest loss. Bit n of `days` is set if the caller was active n days before the day of `hour`.
 
     The latest run has the tag of its key (`run_tag`), the time of its last request (`run_last`) and its length
     (`run_length`). `paces` are the requests in each hour of the day, in 1/16. `peaks` are the learned levels of each
@@ -84,9 +84,9 @@ class BehaviorRow:
 
     The scored part of the latest run has `scored` requests; `surprise` is its largest surprise to the class. `excess`
     is the sum of the surprises to the caller less those to the class, which begins again at 0 where it is negative, and
-    `worst` is its largest value.
-    `is_flagged` is whether the run was unusual, so that little of it is learned. `scores` counts the scores of earlier
-    runs in buckets: those to the class for each class of lengths, then those to the caller.
+    `worst` is its largest value. `is_flagged` says whether the run was unusual, so that little of it is learned.
+    `scores` counts the scores of earlier runs in buckets: those to the class for each class of lengths, then those to
+    the caller.
 
     `step_state` is the state of the automaton of the declared order of calls, and `step_machine` its digest.
 
@@ -94,9 +94,8 @@ class BehaviorRow:
     had. A new version of the caller keeps it.
 
     `pace`, the ceilings and the bases are computed from the other fields for the hour `limits_hour`; `peak_slow` and
-    `peak_fast` are the peaks of its day, and `has_new_peaks` is whether `peaks` does not contain them yet.
-    `latest_endpoint` is the endpoint that was learned last, and `latest_day` its day in `seen`; -1 if unknown. They are
-    not packed.
+    `peak_fast` are the peaks of its day, and `has_new_peaks` says whether `peaks` still lacks them. `latest_endpoint`
+    is the endpoint that was learned last, and `latest_day` its day in `seen`; -1 if unknown. They are not packed.
     """
 
     __slots__ = (
@@ -167,7 +166,7 @@ class BehaviorRow:
     @property
     def peaks(self) -> array[int]:
         """The learned levels of each day. Those of today are put into the array when it is read, because most of them
-        are soon replaced, and to put a number into an array takes long."""
+        are soon replaced, and putting a number into an array is slow."""
         if self.has_new_peaks:
             place = 2 * (self.limits_hour // HOURS_OF_DAY % DAYS_KEPT)
             self._peaks[place], self._peaks[place + 1] = self.peak_slow, self.peak_fast
@@ -285,8 +284,8 @@ def unpack_row(raw: bytes) -> BehaviorRow:
 
 def base_of(ceiling: int) -> int:
     """Return the base to which levels are compared: for a ceiling of n times LEAST_PEAK, LEAST_PEAK times n to the
-    power of 3/4. The highest levels of callers with high ceilings are relatively lower than those of others of their
-    class, because a ceiling is partly chance."""
+    power of 3/4. The highest levels of callers with high ceilings are relatively lower than those of other callers in
+    their class, because a ceiling is partly chance."""
     return isqrt(isqrt(ceiling**3 * LEAST_PEAK))
 
 

@@ -1,4 +1,5 @@
-"""The requests in which processes that share a store search groups: each process adds its own to the store.
+"""The requests in which processes that share a store search for groups: each process adds its own requests to the
+store.
 
 The store contains no names: agents are known by the keyed hashes of their names.
 """

@@ -275,7 +275,7 @@ class BehaviorState:
         known: CallerRow | None = None,
     ) -> tuple[CallerRow | None, BehaviorRow, ProfileSettings, CallerFacts]:
         """Return what is known about a caller, its row, the settings at the time of a request, and its facts. `known`
-        is the known caller of an earlier request, which need not be searched again."""
+        is the known caller of an earlier request, which need not be looked up again."""
         if at // DAY != self.learned_day:
             self.learn_if_due(at, settings_of)
         if self.releases:
@@ -331,8 +331,8 @@ class BehaviorState:
         return serial + 1
 
     def _settle_now(self, reading: CallerSnapshot, outcome: int, clamped: bool) -> int:
-        """Change the row of a caller by the decision for which it was read; read it again if it changed since. Return
-        the number of events of the row."""
+        """Update the row of a caller with the decision for which the row was read; if the row has changed since, read
+        it again first. Return the number of events of the row."""
         self.fold_waiting()
         at, caller, settings = reading.at, reading.caller, reading.settings
         row, facts = reading.row, reading.facts
@@ -347,7 +347,7 @@ class BehaviorState:
         return row.serial
 
     def fold_waiting(self) -> None:
-        """Change the rows by all waiting decisions, and make their callers the most recently active ones."""
+        """Update the rows with all waiting decisions, and make their callers the most recently active ones."""
         if not self._active:
             return
         active, self._active, self._decided = self._active, [], 0
@@ -361,7 +361,7 @@ class BehaviorState:
                 self._keep(reading.caller, reading.group, known.row, reading.settings)
 
     def fold(self, event: BehaviorEvent, settings_of: SettingsOf) -> CallerFacts:
-        """Change the row of the caller by a decision. Return the facts of its request."""
+        """Update the row of the caller with a decision. Return the facts of its request."""
         at, caller, group, endpoint, run, outcome, clamped, released, shape, letter = event
         if self._active:
             self.fold_waiting()
@@ -385,8 +385,8 @@ class BehaviorState:
         return reading
 
     def fold_run(self, caller: Caller, moments: Iterable[CallerMoment], settings_of: SettingsOf) -> None:
-        """Change the row of one caller by decisions and reports of failures that follow each other, as `fold` and
-        `fold_failure` do. No model is learned."""
+        """Update the row of one caller with consecutive decisions and reports of failures, as `fold` and `fold_failure`
+        do. No model is learned."""
         self.fold_waiting()
         known = self._rows.get(caller)
         row, settings = (None if known is None else known.row), USUAL
@@ -425,7 +425,7 @@ class BehaviorState:
                     new.move_to_end(caller)
 
     def fold_failure(self, caller: Caller) -> None:
-        """Change the row of a caller by the report that a request failed. Unknown callers are ignored."""
+        """Update the row of a caller with the report that a request failed. Unknown callers are ignored."""
         found = self._rows.get(caller)
         if found is not None:
             if found.waiting is not None:
@@ -500,7 +500,8 @@ class BehaviorState:
         return True
 
     def forget(self, wanted: Callable[[Caller], bool]) -> int:
-        """Forget the callers for which `wanted` returns true, also in their groups. Return their number."""
+        """Forget the callers for which `wanted` returns true, and remove them from their groups. Return their
+        number."""
         self.fold_waiting()
         found = [caller for caller in self._rows if wanted(caller)]
         if self.model.has_groups:
@@ -544,13 +545,13 @@ class BehaviorState:
     # ── Groups ────────────────────────────────────────────────────────────────────────────────
 
     def is_search_due(self, at: int) -> bool:
-        """Return whether groups were not searched on this day yet. A late request, from the day before, starts no
+        """Return whether groups were not yet searched for on this day. A late request, from the day before, starts no
         search."""
         return all(begins_day(at // DAY, day) for day in (self.model.content.grouped, self.searched_day))
 
     def search_groups(self, at: int, ready: Mapping[tuple[str, str], int] | None = None) -> None:
-        """Search groups in the requests of the last days, before the day of a time. `ready` has the time since which
-        each agent is ready, if the rows are elsewhere. If the search fails, the groups do not change."""
+        """Search for groups in the requests of the last days before the day of a time. `ready` has the time since which
+        each agent is ready, if this state does not contain the rows. If the search fails, the groups do not change."""
         day = at // DAY
         if ready is None:
             self.fold_waiting()
@@ -562,7 +563,7 @@ class BehaviorState:
 
 
 def fold_waiting(known: CallerRow) -> None:
-    """Change the row of a caller by the decision that waits."""
+    """Update the row of a caller with the decision that waits."""
     reading = known.waiting
     if reading is not None:
         try:
@@ -584,8 +585,8 @@ def put_group(facts: CallerFacts, group: CallerGroup | None) -> None:
 
 
 def begins_day(day: int, learned: int) -> bool:
-    """Return whether a model is learned, or groups are searched, at the first event of a day; `learned` is the day of
-    the latest model or search."""
+    """Return whether a model is learned, or groups are searched for, at the first event of a day; `learned` is the day
+    of the latest model or search."""
     return day > learned or day < learned - 1
 
 

@@ -244,7 +244,7 @@ class BehaviorTracker:
                 self.state.requests.forget_after(latest.at // DAY + 1)
 
     def _search_groups(self) -> None:
-        """Search groups in the requests of the last days, once a day."""
+        """Search for groups in the requests of the last days, once a day."""
         state = self.state
         day = max(list(state.requests.days), default=0)
         if not day or not state.is_search_due(day * DAY):

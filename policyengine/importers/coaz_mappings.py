@@ -1,7 +1,8 @@
 """Reads `x-authzen-mapping` of tools: the evaluations of gateways that follow COAZ, AuthZEN's binding for MCP.
 
 A mapping is a claim of the server. It grants nothing: it names actions, which the author of the policies may grant.
-Expressions are not evaluated here, which is the task of the gateway; only references to arguments are recognized.
+Expressions are not evaluated here, because that is the task of the gateway; only references to arguments are
+recognized.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ class MappingError(Exception):
 
 
 def read_mapping(mapping: object, facts: Sequence[OperationFact]) -> tuple[tuple[DeclaredAction, ...], tuple[str, ...]]:
-    """Return the actions of a mapping, and notes on what the policies must name themselves; nothing without a mapping.
-    `facts` are those of the arguments of the tool.
+    """Return the actions of a mapping, and notes for the author of the policies; nothing without a mapping. `facts` are
+    those of the arguments of the tool.
     """
     if mapping is None:
         return (), ()

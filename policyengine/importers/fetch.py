@@ -114,9 +114,9 @@ def _read_url(url: str) -> bytes:
 
 def describe_status(status: int) -> str:
     try:
-        return f"the server responds {status} {HTTPStatus(status).phrase}"
+        return f"the server responded with {status} {HTTPStatus(status).phrase}"
     except ValueError:
-        return f"the server responds {status}"
+        return f"the server responded with {status}"
 
 
 def environment_proxy(url: str) -> str | None:

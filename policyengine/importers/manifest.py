@@ -62,7 +62,9 @@ def read_manifest(folder: Path) -> ImportManifest | None:
         found = json.loads(read_bounded(file, MAX_MANIFEST_BYTES))
         if found["format"] != MANIFEST_FORMAT:
             raise ApiImportError(
-                f"format {found['format']!r} is not supported", f"`{file.as_posix()}`", "use a newer version"
+                f"format {found['format']!r} is not supported",
+                f"`{file.as_posix()}`",
+                "use a newer version of policyengine",
             )
         entries = {str(key): _parse_entry(one) for key, one in found["endpoints"].items()}
         return ImportManifest(str(found["kind"]), str(found["package"]), int(found["imports"]), entries)

@@ -105,7 +105,7 @@ async def _list_all_versions(connect: Callable[[], Any], others: dict[str, Any] 
 
 
 def _refuses_handshake(error: BaseException) -> bool:
-    """Return whether the server says that it does not have the versions of the protocol with a handshake."""
+    """Return whether the server says that it does not support the versions of the protocol with a handshake."""
     from mcp.shared.exceptions import MCPError
     from mcp_types import UNSUPPORTED_PROTOCOL_VERSION
 

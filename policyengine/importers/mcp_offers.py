@@ -1,4 +1,4 @@
-"""Reads what an MCP server offers beside tools: resources, resource templates and prompts.
+"""Reads what an MCP server offers besides tools: resources, resource templates and prompts.
 
 Names, URIs and titles are claims of the server. They are written as strings and quoted comments, and grant nothing.
 """

@@ -154,7 +154,7 @@ class ApiOperation:
 
 
 class OfferKind(StrEnum):
-    """The kinds of what an MCP server offers beside tools."""
+    """The kinds of offers that an MCP server has besides tools."""
 
     RESOURCE = "resource"
     TEMPLATE = "template"
@@ -190,7 +190,7 @@ class ServerOffer:
 
 @dataclass(frozen=True, slots=True)
 class McpOffers:
-    """The offers of a server beside tools. `left_out` contains kinds and reasons; `is_complete` says that the server
+    """The offers of a server besides tools. `left_out` contains kinds and reasons; `is_complete` says that the server
     itself was asked, so that its capabilities are known."""
 
     server: str = ""

@@ -56,7 +56,7 @@ def offer_files(offers: McpOffers, run: ImportRun, entities: Collection[str] = (
 
 
 def offer_mays(offers: McpOffers, run: ImportRun) -> list[str]:
-    """Return the grants of everything that a server offers beside tools."""
+    """Return the grants of everything that a server offers besides tools."""
     kinds = {one.kind for one in offers.listed}
     mays = []
     if kinds & {OfferKind.RESOURCE, OfferKind.TEMPLATE}:
@@ -69,12 +69,12 @@ def offer_mays(offers: McpOffers, run: ImportRun) -> list[str]:
 
 
 def offer_scopes(offers: McpOffers) -> list[str]:
-    """Return the scopes of everything that a server offers beside tools."""
+    """Return the scopes of everything that a server offers besides tools."""
     return list(dict.fromkeys(SCOPES_OF_KINDS[one.kind] for one in offers.listed))
 
 
 def count_offers(listed: Sequence[ServerOffer]) -> list[str]:
-    """Return how much of each kind a server offers: `2 resources`, `1 prompt`."""
+    """Return how many offers of each kind a server has: `2 resources`, `1 prompt`."""
     counts = [(sum(one.kind is kind for one in listed), word) for kind, word in WORDS.items()]
     return [pluralize(count, word) for count, word in counts if count]
 

@@ -80,8 +80,8 @@ def _printable(part: str) -> str:
 
 
 def _entity_name(before: PathSegment | None, name: str) -> str:
-    """Return the entity that a path names: `/pets/{petId}` is a pet. Empty unless an id follows the name of a
-    collection."""
+    """Return the entity that a path names: `/pets/{petId}` is a pet. The result is empty unless an id follows the name
+    of a collection."""
     if before is None or before.capture or not ID_NAME.fullmatch(name):
         return ""
     thing = safe_name(_singular(before.text), "")

@@ -235,7 +235,7 @@ def entities_text(run: ImportRun, entities: Iterable[str]) -> str:
 
 
 def declared_actions_text(run: ImportRun, actions: Mapping[str, DeclaredAction], entities: Collection[str]) -> str:
-    """Return the actions for which gateways ask that follow COAZ, in a scope that nothing grants. `entities` are
+    """Return the actions that gateways request if they follow COAZ, in a scope that nothing grants. `entities` are
     declared elsewhere.
     """
     lines = file_header(

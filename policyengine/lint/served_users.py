@@ -229,7 +229,7 @@ def for_issuer(condition: k.Expr, issuer: str) -> k.Expr:
 
 
 def fold_constant(part: k.Expr) -> k.Expr | None:
-    """Return the truth value of a part that no longer reads any fact; None if it has none."""
+    """Return the truth value of a part that no longer reads any fact; None if it has no known truth value."""
     if not is_comparison(part) or fact_roots(part):
         return None
     truths = possible_truths(part)

@@ -18,7 +18,7 @@ PassesCheck = Callable[[Question], bool]
 
 
 class RunRequests(NamedTuple):
-    """The requests that a caller sends in turn, and the place of each in its run. `ordered` is whether requests were
+    """The requests that a caller sends in turn, and the place of each in its run. `ordered` says whether requests were
     arranged by a declared order."""
 
     questions: tuple[Question, ...]
@@ -28,7 +28,8 @@ class RunRequests(NamedTuple):
 
 def arrange_runs(questions: Sequence[Question], kernel: k.Kernel, passes: PassesCheck) -> RunRequests:
     """Return the requests of each agent in the order that its profile declares. Requests that the run cannot contain
-    are left out; agents without an order, or without a request that begins it, send all of theirs as they are."""
+    are left out; agents without an order, or without a request that begins it, send all of their requests as they
+    are."""
     agents: dict[object, list[Question]] = {}
     for question in questions:
         agents.setdefault(agent_of(question), []).append(question)

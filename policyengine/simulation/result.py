@@ -97,8 +97,8 @@ class SimulatedCaller:
 
 @dataclass(frozen=True, slots=True)
 class SimulationResult:
-    """The result of a simulation. `words` describes the traffic for people, `about` as data. `learning` is whether
-    behavior was learned; None if the policies read no learned facts."""
+    """The result of a simulation. `words` describes the traffic as text, and `about` describes it as data. `learning`
+    says whether behavior was learned; None if the policies read no learned facts."""
 
     revision: str
     words: tuple[str, ...]

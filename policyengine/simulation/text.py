@@ -147,7 +147,7 @@ def pace_words(total: CallerCounts) -> str:
 
 def trust_range(one: SimulatedCaller) -> str:
     trusts = one.trusts() or [0]
-    return f"{min(trusts) / 1_000:.2f} to {max(trusts) / 1_000:.2f}, {trusts[-1] / 1_000:.2f} in the end"
+    return f"{min(trusts) / 1_000:.2f} to {max(trusts) / 1_000:.2f}, {trusts[-1] / 1_000:.2f} at the end"
 
 
 def _caller_rows(played: SimulationResult) -> Iterator[ChartRow]:

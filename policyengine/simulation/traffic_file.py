@@ -166,9 +166,9 @@ def parse_repeat(number: int, given: object) -> tuple[RepeatLoop, ...]:
             raise TrafficLineError(number, "a loop is malformed", 'write `{"every": "10s", "times": 6}`', "repeat")
         loop = RepeatLoop(times, between // MICROSECOND)
         if loop.every < sum(inner.span for inner in loops):
-            hint = "make it longer than all loops before it together"
+            hint = "make `every` at least as long as all loops before this loop take together"
             raise TrafficLineError(
-                number, f"the loop of every `{every}` begins before the inner loops end", hint, "repeat"
+                number, f"a repetition after `{every}` would begin before the inner loops end", hint, "repeat"
             )
         loops.append(loop)
     return tuple(loops)

@@ -358,7 +358,7 @@ def without_reasons_problem(
     member: DetailMember, values: tuple[str | Gate, ...], claimed: ExpectedOutcome
 ) -> tuple[str, str] | None:
     """Return the message and hint if a test states reasons or remedies of an outcome that has none, or an empty list of
-    reasons of an outcome that always has one; None if neither is so.
+    reasons of an outcome that always has one; None in all other cases.
     """
     if not member.of_reasons:
         return None

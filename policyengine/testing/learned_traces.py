@@ -65,7 +65,7 @@ def learn_traces(paths: Sequence[Path], until: int, evaluator: Evaluator) -> Beh
 
 
 def search_each_night(state: BehaviorState, until: int) -> None:
-    """Search groups on each day after the last event, as engines do, up to a time in milliseconds. Raises
+    """Search for groups on each day after the last event, as engines do, up to a time in milliseconds. Raises
     PlainEventError without numpy."""
     try:
         require_numpy()
@@ -77,7 +77,8 @@ def search_each_night(state: BehaviorState, until: int) -> None:
 
 
 def patterns_of(evaluator: Evaluator) -> EndpointPatterns:
-    """Return the patterns of an evaluator. The last are kept, because each sequence of a test needs them."""
+    """Return the patterns of an evaluator. The latest patterns are cached, because each sequence of a test needs
+    them."""
     global _patterns
     tree, patterns = _patterns
     if tree is not evaluator.tree or patterns is None:

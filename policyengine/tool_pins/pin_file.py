@@ -173,7 +173,7 @@ class PinReader:
         """Return the pins of the parsed JSON. Raises PinFileError."""
         root = self._members(tree, (), ("format", "servers"))
         if root["format"] != PIN_FORMAT:
-            raise self._error(("format",), "this format is not supported", "use a newer version")
+            raise self._error(("format",), "this format is not supported", "use a newer version of policyengine")
         servers = {
             server: self._object(tools, ("servers", server))
             for server, tools in self._object(root["servers"], ("servers",)).items()

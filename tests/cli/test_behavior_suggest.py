@@ -77,7 +77,7 @@ def test_a_log_yields_a_profile_in_the_package_of_the_policies(run, tmp_path, po
     assert (ended.code, ended.err) == (0, "")
     assert ended.out.startswith(
         "language 1\npackage acme.reports\n\n"
-        "# 20 of 21 runs (95.2 %) follow this order, of 2 of 2 agents;\n"
+        "# 20 of 21 runs (95.2 %), of 2 of 2 agents, follow this order;\n"
         "# 97 % of runs with the same calls in another order would leave it.\n"
         "# The most frequent runs that leave it:\n"
         '# - 1 run of "report-a": "GET /data/** -> POST /auth", from call 1 on, such as "'

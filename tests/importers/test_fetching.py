@@ -108,7 +108,7 @@ def test_proxy_credentials_are_split_from_the_url():
 def test_a_404_response_is_reported():
     with (
         serving({}) as (url, _),
-        pytest.raises(ApiImportError, match=r"`http.*/api.json`: the server responds 404 Not Found"),
+        pytest.raises(ApiImportError, match=r"`http.*/api.json`: the server responded with 404 Not Found"),
     ):
         read_openapi(f"{url}/api.json")
 

@@ -57,7 +57,7 @@ def test_one_loop_needs_no_list() -> None:
         (line(0, ("soon", 2)), "a loop is malformed"),
         (line(0, ("1s", 0)), "a loop is malformed"),
         (line(0, ("1s", True)), "a loop is malformed"),
-        (line(0, ("1s", 10), ("5s", 2)), "the loop of every `5s` begins before the inner loops end"),
+        (line(0, ("1s", 10), ("5s", 2)), "a repetition after `5s` would begin before the inner loops end"),
         (line(0, ("365d", 10**6)), "the last request is after the end of the calendar"),
     ],
 )

@@ -45,8 +45,8 @@ MILLISECOND: Final = 1_000  # microseconds
 class BehaviorReporter:
     """Reads logs once. Without an engine, callers and classes are those that the log names, and there are no
     conditions. Only decisions from `since` on (microseconds since 1970) are counted; earlier decisions are only learned
-    from. With `payloads`, odd payloads are found, too; with `groups`, groups of callers that move as one, which raises
-    LockstepError without numpy.
+    from. With `payloads`, odd payloads are found, too. With `groups`, groups of callers that move as one are found,
+    too. Raises LockstepError with `groups` if numpy is not installed.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class BehaviorReporter:
         self.skipped: dict[str, tuple[int, str]] = {}
 
     def report(self, progress: Callable[[int], None] = lambda _: None) -> BehaviorReport:
-        """Read the logs. Raises OSError."""
+        """Read the logs and return the report. Raises OSError."""
         log = OrderedLog(self.logs, progress)
         latest = 0
         for entry in log.read():

@@ -28,8 +28,8 @@ class RasterRow:
 
 @dataclass(frozen=True, slots=True)
 class GroupRaster:
-    """A drawing of a group: its rows over time, and why it is a group. `times` are labels of the begin, the middle and
-    the end of the drawing."""
+    """A drawing of a group: its rows over time, and the reason why its callers are a group. `times` are labels of the
+    start, the middle and the end of the drawing."""
 
     title: str
     reasons: str
@@ -72,13 +72,13 @@ def reason_words(group: LockstepGroup) -> str:
     runs = count_words(found.least_common, "run")
     return (
         f"Each caller has at least {runs} in common with another member, within {format_seconds(group.slot // 2)}; at "
-        f"most {found.expected:.1f} are to be expected by chance. Of pairs of callers like these, a share of at most "
+        f"most {found.expected:.1f} are expected by chance. Of pairs of callers like these, a share of at most "
         f"{format_share(found.q_value)} is found by chance."
     )
 
 
 def note_words(group: LockstepGroup) -> str:
-    """Return which part of the group is not in the drawing; empty if it is whole."""
+    """Return which part of the group is not in the drawing; empty if the drawing shows the whole group."""
     parts = []
     if len(group.moments) < group.minutes.total:
         parts.append(f"the {len(group.moments):,} of {group.minutes.total:,} common minutes with the most callers")

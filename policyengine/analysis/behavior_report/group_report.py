@@ -27,8 +27,8 @@ MAX_RASTER_CALLERS: Final = 60
 
 @dataclass(frozen=True, slots=True)
 class MoveRequests:
-    """The requests among which groups were searched and their callers; and those left out: denied requests, requests
-    beyond the maximum number, and requests before the window."""
+    """The numbers of compared requests and of their callers, and the numbers of requests that were left out: denied
+    requests, requests beyond the maximum number, and requests before the window."""
 
     compared: int
     callers: int
@@ -39,8 +39,8 @@ class MoveRequests:
 
 @dataclass(frozen=True, slots=True)
 class MoveEvidence:
-    """The evidence of the members of a group: the fewest and the most common runs of a member and its partner, the most
-    to expect by chance, the highest q-value, and the longest lag in milliseconds."""
+    """The evidence of the members of a group: the lowest and the highest number of common runs of a member and its
+    partner, the highest number expected by chance, the highest q-value, and the longest lag in milliseconds."""
 
     least_common: int
     most_common: int
@@ -139,7 +139,7 @@ def crowd_data(crowd: LockstepCrowd) -> dict[str, Any]:
 
 
 def raster_data(group: LockstepGroup) -> dict[str, Any]:
-    """Return moments of a group. Each has the numbers of its members in the list of callers."""
+    """Return the moments of a group, each with the indexes of its members in the list of callers."""
     numbers = {caller: number for number, caller in enumerate(raster_callers(group))}
     return {
         "group": group.id,

@@ -73,7 +73,7 @@ def shorten_list(callers: Sequence[Caller], most: int = SHOWN_MEMBERS) -> str:
 
 
 def group_notes(report: GroupReport) -> Iterator[str]:
-    """Yield what was left out, and why."""
+    """Yield notes on what was left out, and why."""
     requests, findings = report.requests, report.findings
     if len(findings.groups) > len(report.groups):
         yield f"{len(findings.groups) - len(report.groups):,} smaller groups not listed"
@@ -89,8 +89,8 @@ def group_notes(report: GroupReport) -> Iterator[str]:
         yield f"{many} of callers not compared, because there are too many: choose a later start with `--since`"
     if report.reduced_token_callers is not None:
         yield (
-            f"requests that more than {report.reduced_token_callers:,} callers send at one time not compared, because "
-            "there are too many pairs of callers"
+            f"requests that more than {report.reduced_token_callers:,} callers send at the same time not compared, "
+            "because there are too many pairs of callers"
         )
     if len(findings.crowds) > len(report.crowds):
         yield f"{len(findings.crowds) - len(report.crowds):,} smaller crowds not listed"

@@ -21,7 +21,7 @@ KEY: Final = b"report"  # names groups: groups with the same members have the sa
 
 
 class GroupWatch:
-    """Collects the decisions of the last days. If there are too many, those of the first of these days are dropped.
+    """Collects the decisions of the last days. If there are too many, the decisions of the earliest days are dropped.
 
     Raises LockstepError without numpy. Days are in the order of time; each has its own columns until the end, because
     only then the first day of the window is known.
@@ -60,7 +60,7 @@ class GroupWatch:
             self._count += columns.add(event.at, number, endpoint, event.run, event.outcome)
 
     def report(self) -> GroupReport:
-        """Search the groups. Raises LockstepError."""
+        """Search for groups and return the report. Raises LockstepError."""
         if not self._days:
             return GroupReport(0, 0, MoveRequests(0, 0, 0, 0, 0), LockstepFindings((), (), 0, 0, 0))
         begin, end = DAY * min(self._days), DAY * (max(self._days) + 1)
@@ -81,7 +81,7 @@ class GroupWatch:
         return number
 
     def _columns(self, day: int) -> EventColumns:
-        """Return the columns of a day. A new day drops the days that are too long before it."""
+        """Return the columns of a day. A new day drops the days that are too far before it."""
         known = self._days.get(day)
         if known is not None:
             return known
@@ -96,7 +96,7 @@ class GroupWatch:
         self._earlier += len(columns) + columns.denied + columns.crowded
 
     def _events(self) -> Iterator[tuple[int, int, int, int, int]]:
-        """Yield the events of all days, and forget each day after it."""
+        """Yield the events of all days, and forget each day after its events."""
         for day in list(self._days):
             columns = self._days.pop(day)
             self._denied += columns.denied

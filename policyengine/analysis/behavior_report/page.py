@@ -67,7 +67,7 @@ class BarRow:
 
 @dataclass(frozen=True, slots=True)
 class ConditionCard:
-    """A condition with what it would have hit."""
+    """A condition, and the requests that it would have hit, in words and in numbers."""
 
     title: str
     words: str
@@ -83,7 +83,7 @@ class ConditionCard:
 
 @dataclass(frozen=True, slots=True)
 class TablePanel:
-    """A table; its first row is the head."""
+    """A table; its first row is the header."""
 
     title: str
     head: Sequence[str]
@@ -249,7 +249,7 @@ class BehaviorPage:
     # ── Groups ────────────────────────────────────────────────────────────────────────────────
 
     def _groups(self) -> dict[str, object] | None:
-        """Return what the page shows about groups; None if they were not searched."""
+        """Return what the page shows about groups; None if the report did not search for groups."""
         found = self._report.groups
         if found is None:
             return None

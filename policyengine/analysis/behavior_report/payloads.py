@@ -1,4 +1,4 @@
-"""Finds odd payloads in logs: values of a length, with characters or of a size that their field does not have.
+"""Finds odd payloads in logs: values whose length, characters or size is unusual for their field.
 
 The payloads of a class teach what is usual for each field (`behavior/field_profile.py`), and later payloads are ranked
 by it. The report names fields and decisions, but contains no value.
@@ -73,8 +73,8 @@ class ClassPayloads:
         self.profile: PayloadProfile | None = None
 
     def begin(self, day: int) -> None:
-        """Begin a day: if there are enough payloads, one half of them teaches a new profile and the other half is
-        ranked; later, that half teaches, too."""
+        """Begin a day: if there are enough payloads, one half of them teaches a new profile, and the other half is
+        ranked by this profile before it teaches the next profiles."""
         if day == self._day:
             return
         self._day = day

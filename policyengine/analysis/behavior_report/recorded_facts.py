@@ -1,4 +1,4 @@
-"""The facts of recorded requests, for the conditions that also read other facts than learned ones."""
+"""The facts of recorded requests, for the conditions that also read facts other than learned facts."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class CallerRank:
 
 @dataclass(frozen=True, slots=True)
 class ConditionReport:
-    """A condition, the number of callers that it would have hit, and those that it would have hit most often."""
+    """A condition, the number of callers that it would have hit, and the callers that it would have hit most often."""
 
     condition: LearnedCondition
     tally: ConditionTally

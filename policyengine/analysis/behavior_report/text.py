@@ -29,7 +29,7 @@ SHOWN_DAYS = 14
 
 
 def text_parts(report: BehaviorReport) -> Iterator[str | Table]:
-    """Yield lines and tables from top to bottom; the first row of a table is its head."""
+    """Yield lines and tables from top to bottom; the first row of a table is its header."""
     yield summary_line(report)
     yield from notes(report)
     if report.revision is not None:

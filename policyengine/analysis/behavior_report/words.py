@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 from policyengine.analysis.behavior_report.report import format_microseconds
 
-Table: TypeAlias = list[tuple[str, ...]]  # the first row is the head
+Table: TypeAlias = list[tuple[str, ...]]  # the first row is the header
 
 
 def trust_words(trust: int | None) -> str:

@@ -27,7 +27,7 @@ MAX_SAMPLES: Final = 65_536
 
 class CallReader:
     """Reads calls. With policies (`reader`), the policies determine the class of the caller and the endpoint; without
-    policies, these are those of the log. `credentials` has the facts of a credential of each agent."""
+    policies, both are those in the log. `credentials` has the facts of a credential of each agent."""
 
     def __init__(self, reader: BehaviorReader | None, endpoints: EndpointTable | None = None) -> None:
         self.endpoints = endpoints or EndpointTable()

@@ -46,7 +46,7 @@ MinedOrder: TypeAlias = tuple[MinedItem, ...]
 
 
 def order_words(order: MinedOrder) -> str:
-    """Return an order as a policy contains it."""
+    """Return an order in the syntax of policies."""
     return " -> ".join(map(item_words, order))
 
 
@@ -83,8 +83,8 @@ def propose_orders(runs: Runs, support: float) -> list[MinedOrder]:
 
 
 def frequent_runs(runs: Runs, wanted: float) -> Runs:
-    """Return the most frequent runs whose number reaches `wanted`. Runs that differ only in repetitions are counted
-    together."""
+    """Return the most frequent runs, as many as are needed to reach the number `wanted`. Runs that differ only in
+    repetitions are counted together."""
     groups: dict[Run, list[Run]] = defaultdict(list)
     for run in runs:
         groups[without_repetitions(run)].append(run)
@@ -225,7 +225,7 @@ def project(runs: Iterable[Run], part: Collection[str], *, whole: bool = False) 
 
 
 def split_at(run: Run, ends: Collection[str], starts: Collection[str]) -> Iterator[Run]:
-    """Yield the parts of a run between a last and a first call."""
+    """Yield the parts of a run, which is split between each call in `ends` and a call in `starts` that follows it."""
     begin = 0
     for place, (left, right) in enumerate(pairwise(run), 1):
         if left in ends and right in starts:
@@ -266,7 +266,7 @@ class FollowsGraph:
                 self._next[left].add(right)
 
     def unconnected(self) -> list[set[str]]:
-        """Return the parts; no run has calls of two parts."""
+        """Return the endpoints, divided into parts such that no run has calls of two parts."""
         near = {symbol: set(followers) for symbol, followers in self._next.items()}
         for symbol, followers in self._next.items():
             for other in followers:

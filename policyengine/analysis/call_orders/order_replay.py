@@ -66,9 +66,9 @@ class StepReader:
 @dataclass(frozen=True, slots=True)
 class ReplayedOrder:
     """An order, and the runs that follow it. `letters` has the letter of each endpoint. `accepted` is the number of
-    runs that never leave the order, and `complete` of those that also reach its end. Of the `shuffled` runs with the
-    same calls in another order, `rejected` leave it. `followers` are the agents at least half of whose runs follow the
-    order."""
+    runs that never leave the order, and `complete` is the number of these that also reach its end. Of the `shuffled`
+    runs with the same calls in another order, `rejected` leave it. `followers` are the agents at least half of whose
+    runs follow the order."""
 
     order: MinedOrder
     words: str
@@ -100,7 +100,7 @@ class OrderReplayer:
         self._shuffled = list(self._shuffle())
 
     def replay(self, order: MinedOrder) -> ReplayedOrder | None:
-        """Replay all runs; None if the order is too large for a policy."""
+        """Replay all runs and return the result; None if the order is too large for a policy."""
         lowered = tuple(self._lower(item) for item in order)
         written: Order = tuple(item for item in lowered if item is not None)
         if len(written) < len(lowered):
@@ -157,7 +157,8 @@ class OrderReplayer:
         )
 
     def _shuffle(self) -> Iterator[tuple[tuple[int, ...], int]]:
-        """Yield the calls of the most frequent runs in other orders, which no run has, with the number of runs."""
+        """Yield the calls of the most frequent runs in other orders, which no run has, each with the number of runs of
+        its calls."""
         random = Random(0)
         variants = sorted(self.table.variants.items(), key=lambda one: (-one[1].runs, len(one[0]), self.names(one[0])))
         known = {short_names(self.names(calls)) for calls in self.table.variants}

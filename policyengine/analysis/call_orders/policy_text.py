@@ -38,8 +38,8 @@ MAX_TESTED_CALLS: Final = 40
 @dataclass(frozen=True, slots=True)
 class SuggestedProfile:
     """A profile with a suggested order. `items` are its other items; `replaces` is the place of the profile of the
-    policies that it replaces, and `refusal` what its tests expect of a call that leaves the order; None without
-    tests. `is_guess` is whether the head only follows from the names of the agents."""
+    policies that it replaces, and `refusal` is the outcome that its tests expect of a call that leaves the order; None
+    without tests. `is_guess` says whether the head only follows from the names of the agents."""
 
     suggestion: OrderSuggestion
     name: str
@@ -53,8 +53,8 @@ class SuggestedProfile:
         found = self.suggestion
         yield ""
         yield (
-            f"# {found.accepted:,} of {found.runs:,} runs ({100 * found.support:.1f} %) follow this order, of "
-            f"{found.followers:,} of {found.agents:,} agents;"
+            f"# {found.accepted:,} of {found.runs:,} runs ({100 * found.support:.1f} %), of "
+            f"{found.followers:,} of {found.agents:,} agents, follow this order;"
         )
         yield f"# {100 * found.selectivity:.0f} % of runs with the same calls in another order would leave it."
         if self.replaces is not None:
@@ -100,7 +100,7 @@ class ProfileWriter:
     # ── Profiles ──────────────────────────────────────────────────────────────────────────────
 
     def profiles(self, suggestions: Iterable[OrderSuggestion]) -> tuple[list[SuggestedProfile], list[MissingOrder]]:
-        """Return the profiles, and the classes for which the policies allow none."""
+        """Return the profiles, and the classes for which the policies allow no profile."""
         found: list[SuggestedProfile] = []
         missing: list[MissingOrder] = []
         for suggestion in suggestions:
@@ -241,7 +241,7 @@ class ProfileWriter:
                 return "GET /"
 
     def with_refusal(self, profile: SuggestedProfile, refusal: str) -> SuggestedProfile | None:
-        """Return a profile with tests; None without calls for them."""
+        """Return a profile with tests; None if there are no calls for the tests."""
         samples = profile.suggestion.samples
         return replace(profile, refusal=refusal) if samples.accepted and samples.rejected else None
 

@@ -60,7 +60,7 @@ class SampleRuns:
 
 @dataclass(frozen=True, slots=True)
 class OrderSuggestion:
-    """An order for a class, and how many of its runs follow it."""
+    """An order for a class, and the number of runs of the class that follow the order."""
 
     group: str
     rule: RunRule

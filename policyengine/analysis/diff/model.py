@@ -142,8 +142,8 @@ class LimitChange:
 
 @dataclass(frozen=True, slots=True)
 class ItemChange:
-    """Items that only one policy has: of maps, which translate questions of other protocols, or profiles, which say how
-    behavior is learned. Whether the change allows more is unknown, so the direction is `changed`.
+    """Items that only one policy has: items of maps, which translate questions of other protocols, or profiles, which
+    say how behavior is learned. Whether the change allows more is unknown, so the direction is `changed`.
     """
 
     removed: tuple[RuleExcerpt, ...]

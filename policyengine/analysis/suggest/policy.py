@@ -261,8 +261,7 @@ class PolicySuggester:
 
     def compiled(self, doors: Sequence[SuggestedGrant], *, for_people: bool = False) -> k.Kernel:
         """Compile the policies with the suggestion. With `for_people`, agents may act for users without a block,
-        although no block grants these users anything. Raises ValueError if the suggestion is not valid. Raises
-        ValueError if they do not compile.
+        although no block grants these users anything. Raises ValueError if the result is not a valid policy.
         """
         written = self.written(doors)
         if not written:
@@ -311,7 +310,8 @@ class PolicySuggester:
 
 
 def read_requests(log: Path | str, tell: Callable[[str], None] = lambda message: None) -> Iterator[DecisionRecord]:
-    """Yield the decisions about requests: an item of a list was not requested. Raises OSError."""
+    """Yield the decisions about requests. Decisions about the items of a list are left out, because no client requested
+    these items. Raises OSError."""
     return (record for record in read_records(log, tell) if not record.is_listing)
 
 

@@ -44,7 +44,7 @@ def learn_with_duckdb(
 
 
 def sort_rows(state: BehaviorState, table: EventTable) -> None:
-    """Sort the rows of a state by the latest decisions of their callers. Those without a decision in the table stay
-    first."""
+    """Sort the rows of a state by the latest decisions of their callers. Rows of callers without a decision in the
+    table stay first."""
     places = table.latest_places()
     state.rows = dict(sorted(state.rows.items(), key=lambda item: places.get(item[0], 0)))

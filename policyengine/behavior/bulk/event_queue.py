@@ -18,7 +18,7 @@ LearnedEvent: TypeAlias = BehaviorEvent | FailureReport
 
 class EventQueue:
     """A queue of events that are folded into a state together, with the same result as if each were folded when it is
-    added. At the first decision of a day, a model is learned and, if policies read groups, groups are searched."""
+    added. At the first decision of a day, a model is learned and, if policies read groups, groups are searched for."""
 
     def __init__(self, state: BehaviorState, settings_of: SettingsOf) -> None:
         self._state, self._settings_of = state, settings_of

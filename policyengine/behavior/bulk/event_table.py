@@ -67,7 +67,7 @@ class EventTable:
             with open_private_database(TEMPORARY, DATABASE_BYTES) as connection:
                 yield EventTable(connection, tagger)
         except QueryError as error:
-            raise BulkError(error.message, "is the disk full?") from None
+            raise BulkError(error.message, "check whether the disk is full") from None
 
     def add(self, event: BehaviorEvent | FailureReport, starts: int) -> None:
         """Add an event, or the report of a failure, after this number of starts of days. Raises BulkError."""

@@ -1,4 +1,5 @@
-"""Decides from which lines of logs behavior is learned: each decision once, in time, and each report of a failure once.
+"""Decides from which lines of logs behavior is learned: each decision once, unless it is too late, and each report of a
+failure once.
 
 What is decided about the lines of an agent depends only on the lines of that agent and their positions, so that the
 agents can be distributed over processes.
@@ -33,7 +34,7 @@ ALL_TIMES: Final = LearnedPeriod()
 class LogTally:
     """Numbers of decisions: all, without an identified caller (`unidentified`), of a class that only policies could
     determine (`unknown`), learned, already `known` to the folder, `late` (more than a day earlier than the latest
-    decision of their caller), and with a time more than a day in the `future`. `latest` is the time of the latest
+    decision of their caller), and those with a time more than a day in the `future`. `latest` is the time of the latest
     learned decision, in milliseconds. `outside` counts decisions outside the period that is learned."""
 
     decisions: int = 0

@@ -1,7 +1,7 @@
 """Reads the lines of logs from which behavior is learned: decisions, and the outcomes of their requests.
 
-A line that an engine with the same policies wrote states everything that is learned, so only these members are decoded.
-All other lines are parsed completely.
+A line that an engine with the same policies wrote contains everything that is learned from it, so only the members with
+this content are decoded. All other lines are parsed completely.
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ class LineDecoder:
         return None if event is None else LearnedDecision(time, decision.id, event)
 
     def _event(self, members: LearnedMembers, decision: DecisionMember, time: int) -> BehaviorEvent | None:
-        """Return the event that a line states; None if it must be parsed completely."""
+        """Return the event that a line contains; None if the line must be parsed completely."""
         logged, outcome = members.behavior, OUTCOME_CODES.get(decision.outcome)
         if logged is None or outcome is None:
             return None
@@ -204,8 +204,8 @@ class LineDecoder:
     def _is_complete(
         self, members: LearnedMembers, logged: BehaviorMember, decision: DecisionMember, reader: BehaviorReader
     ) -> bool:
-        """Return whether a line states what the policies would determine from its request. A line of an earlier version
-        of this program may lack the tags that later versions learn."""
+        """Return whether a line contains everything that the policies would determine from its request. A line of an
+        earlier version of this program may lack the tags that later versions learn."""
         if decision.revision != self._revision:
             return False
         if reader.reads_payloads and not logged.shape and members.request is not None and members.request.has_payload:

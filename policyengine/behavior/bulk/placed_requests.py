@@ -1,7 +1,7 @@
-"""The requests of some agents in which groups are searched, with their places in the order of the logs.
+"""The requests of some agents, in which groups are searched for, with their places in the order of the logs.
 
-Agents can be distributed over processes: the requests that each collects are merged by their places, with the same
-result as if all requests are added to RecentRequests in their order.
+Agents can be distributed over processes: the requests that each process collects are merged by their places, with the
+same result as if all requests were added to RecentRequests in their order.
 """
 
 from __future__ import annotations

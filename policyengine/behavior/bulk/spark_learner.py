@@ -1,5 +1,5 @@
 """Learns from logs on Spark: processes read parts of the logs and fold the events of their agents, day by day; this
-process merges the sums of each day into a model, and searches groups in the merged requests.
+process merges the sums of each day into a model, and searches for groups in the merged requests.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ class SparkLearner:
         requests.add_to(self._state.requests)
 
     def _search_groups(self, folded: Any, at: int) -> None:
-        """Search groups, with the ready agents of all processes."""
+        """Search for groups, with the ready agents of all processes."""
         ready = FirstReady()
         for row in folded.where(f"kind = {READY}").toLocalIterator():
             ready.merge_packed(row.data)
@@ -186,7 +186,7 @@ class SparkLearner:
 
     def _day_starts(self, events: Any, groups: bool) -> list[tuple[int, DayStart]]:
         """Return the places and the starts of days: models are learned and, if policies read groups, groups are
-        searched."""
+        searched for."""
         learned = self._start_places(events, self._state.learned_day)
         return merge_starts(learned, self._start_places(events, self._state.model.content.grouped) if groups else ())
 

@@ -40,8 +40,8 @@ _DECODE_OUTCOME: Final = msgspec.msgpack.Decoder(LoggedOutcome).decode
 
 
 class PackedDecision(NamedTuple):
-    """A LearnedDecision; `event` is its event without the caller. The types of an event are not known in the compiled
-    build, so that it cannot be decoded itself."""
+    """A LearnedDecision; `event` is its event without the caller. In the compiled build, the types of the members of an
+    event are not available, so an event cannot be decoded directly."""
 
     time: int
     id: str
@@ -93,8 +93,8 @@ _DECODE_ROW: Final = msgspec.msgpack.Decoder(PackedRow).decode
 
 
 class WorkerSetup(NamedTuple):
-    """The setup of a process: the function that loads policies, the paths of the policies, and the key of the tags with
-    its digest, and the period from which decisions are learned."""
+    """The setup of a process: the function that loads policies, the paths of the policies, the key of the tags with its
+    digest, and the period from which decisions are learned."""
 
     load: Callable[[tuple[str, ...]], PolicySource]
     paths: tuple[str, ...]
@@ -121,8 +121,8 @@ def agent_key(caller: Caller) -> str:
 
 
 def read_lines_of(batches: Batches, setup: WorkerSetup) -> Iterator[Any]:
-    """Read parts of logs (LogSplit, as msgpack) to LINE_COLUMNS. `top` is the latest time of a part so far; outcomes
-    have no agent. The row after those of a part has its notes."""
+    """Read parts of logs (LogSplit, as msgpack) into rows with LINE_COLUMNS. `top` is the latest time of a part so far;
+    outcomes have no agent. The row after those of a part has its notes."""
     policies = setup.policies()
     decoder = LineDecoder(policies.reader(BehaviorState(Tagger(setup.key))), policies.revision)
     splits = (msgspec.msgpack.decode(raw, type=LogSplit) for batch in batches for raw in batch.column(0).to_pylist())

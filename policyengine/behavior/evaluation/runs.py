@@ -20,7 +20,7 @@ RunName: TypeAlias = tuple[str, str, str]  # issuer, agent, run
 
 class ScoredRun:
     """The scores of a run, in the order of the facts. For each fact, `steps` lists the events at which its score rose,
-    with the new score, and `alarms` is whether it raised an alarm."""
+    with the new score, and `alarms` says whether the fact raised an alarm."""
 
     __slots__ = ("alarms", "best", "days", "events", "fresh", "odd", "steps", "trust")
 
@@ -56,8 +56,8 @@ class ScoredRun:
 
 @dataclass(slots=True)
 class CallerDays:
-    """The days of ready callers: `burst` is whether a day had a burst, by caller and day, and `groups` is the class of
-    each caller."""
+    """The days of ready callers: `burst` says whether a day had a burst, by caller and day, and `groups` is the class
+    of each caller."""
 
     burst: dict[tuple[Caller, int], bool] = field(default_factory=dict)
     groups: dict[Caller, str] = field(default_factory=dict)

@@ -82,7 +82,8 @@ def size_limit(sizes: Numbers) -> int:
 
 
 def shared_minutes(tokens: Numbers, callers: Numbers, sizes: Numbers, limit: int, slot: int) -> Numbers:
-    """Return a number for each pair of callers with the same token: the two callers and the minute."""
+    """Return a number for each pair of callers with the same token. The number contains the two callers and the
+    minute."""
     used = (sizes > 1) & (sizes <= limit)
     tokens, callers, sizes = tokens[used], callers[used].astype(np.uint64), sizes[used]
     minutes = (tokens & SLOT_MASK) * np.uint64(slot) // np.uint64(MINUTE)

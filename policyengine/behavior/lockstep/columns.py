@@ -36,7 +36,7 @@ class EventColumns:
         return len(self.times)
 
     def add(self, at: int, caller: int, endpoint: int, run: int, outcome: int) -> bool:
-        """Add an event. Return whether it was not left out."""
+        """Add an event. Return False if the event was left out."""
         if not self.begin <= at < self.end:
             self.outside += 1
         elif outcome == DENIED:

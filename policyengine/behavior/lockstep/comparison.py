@@ -27,9 +27,9 @@ HIGH, LOW = np.uint64(32), np.uint64(2**32 - 1)
 class PairColumns(NamedTuple):
     """Pairs with enough common runs, in columns of equal length.
 
-    `common` are the common runs without those that a period explains, and `expected` is the number to expect by chance.
-    `lag` is the median time from a request of the first caller to the one of the second, and `confirmed` the time of
-    the common run with which there were LEAST_COMMON.
+    `common` are the common runs without those that a period explains, and `expected` is the number expected by chance.
+    `lag` is the median time from a request of the first caller to that of the second, and `confirmed` the time of the
+    common run with which there were LEAST_COMMON.
     """
 
     first: Numbers
@@ -79,8 +79,8 @@ class PairComparison:
 
     def compare(self, candidates: CandidatePairs, slot: int) -> tuple[PairColumns, int]:
         """Return the pairs with enough common runs. Also return the number of pairs that were not compared because
-        MAX_LOOKUPS events were compared before. Callers with few events are compared first: busy callers cannot use up
-        the work for others."""
+        MAX_LOOKUPS events had already been compared. Callers with few events are compared first: busy callers cannot
+        use up the work for others."""
         swap = self._events_of(candidates.first) > self._events_of(candidates.second)
         first = np.where(swap, candidates.second, candidates.first)
         second = np.where(swap, candidates.first, candidates.second)
@@ -179,7 +179,8 @@ class PairComparison:
 
 
 def parts(work: Numbers) -> Iterator[tuple[int, int]]:
-    """Yield ranges of pairs with about PART events each. `work` is the sum of the events until each pair."""
+    """Yield ranges of pairs with about PART events each. `work` is the sum of the events up to and including each
+    pair."""
     start = 0
     while start < len(work):
         before = int(work[start - 1]) if start else 0

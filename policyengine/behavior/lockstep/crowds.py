@@ -31,7 +31,7 @@ PRIME = np.uint64(0x9E3779B97F4A7C15)
 
 class CrowdMembers(NamedTuple):
     """The numbers of the callers of a crowd, at most MAX_CROWD_MEMBERS, how many there are, and the times of the crowd
-    in milliseconds since the begin of the window."""
+    in milliseconds since the start of the window."""
 
     callers: tuple[int, ...]
     size: int

@@ -30,11 +30,11 @@ EXTRA = "behavior"
 
 
 class LockstepError(Exception):
-    """The error for groups that cannot be searched; the text says why."""
+    """The error for a search for groups that failed or is not possible; the text says why."""
 
 
 def require_numpy() -> None:
-    """Check that groups can be searched, before events are read. Raises LockstepError without numpy."""
+    """Check that a search for groups is possible, before events are read. Raises LockstepError without numpy."""
     try:
         import policyengine.behavior.lockstep.pair_search  # noqa: F401
     except ImportError as error:

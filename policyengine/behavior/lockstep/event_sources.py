@@ -1,4 +1,4 @@
-"""Reads the events in which groups are searched from decision logs and from plain events."""
+"""Reads the events in which groups are searched for, from decision logs and from plain events."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ class MemberEvidence(NamedTuple):
     """Why a caller belongs to a group.
 
     `partners` counts the members with which the caller moves. The other numbers compare the caller with the partner
-    with which it has the most common runs: of the `runs` of the caller, `common` are common runs, `expected` are to be
+    with which it has the most common runs: of the `runs` of the caller, `common` are common runs, `expected` are
     expected by chance, and `q_value` is the expected share of such pairs that are found by chance. `lag` is the median
     time from the caller to the partner, in milliseconds. There was enough evidence from `confirmed` on, in milliseconds
     since 1970.

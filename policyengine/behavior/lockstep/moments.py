@@ -11,11 +11,11 @@ import numpy as np
 from policyengine.behavior.lockstep.bounds import MAX_MOMENTS, MINUTE
 from policyengine.behavior.lockstep.ordered_events import OrderedEvents, is_new
 
-MemberTimes: TypeAlias = list[tuple[int, int]]  # numbers of callers, with times in milliseconds since the begin
+MemberTimes: TypeAlias = list[tuple[int, int]]  # numbers of callers, with times in milliseconds since the start
 
 
 class GroupMoments(NamedTuple):
-    """The number of common minutes of a group, the first and the last of them in milliseconds since the begin of the
+    """The number of common minutes of a group, the first and the last of them in milliseconds since the start of the
     window, and moments in different minutes: those with the most members, by time."""
 
     minutes: int

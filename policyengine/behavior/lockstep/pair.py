@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class LockstepPair(NamedTuple):
-    """Two callers that move as one. `common` counts their common runs, and `expected` those to expect by chance;
+    """Two callers that move as one. `common` counts their common runs, and `expected` is the number expected by chance;
     `q_value` is the expected share of pairs that are found by chance. `slot` and `lag` are in milliseconds: requests
     are at the same time within half a slot, and `lag` is the median time from the first caller to the second. There was
     enough evidence from `confirmed` on, in milliseconds since 1970."""

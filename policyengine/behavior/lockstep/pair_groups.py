@@ -13,7 +13,7 @@ PairGraph: TypeAlias = Mapping[int, set[int]]
 
 def dense_groups(pairs: Iterable[tuple[int, int]]) -> list[tuple[int, ...]]:
     """Return the groups of the callers in `pairs`. A caller that moves with two groups belongs to one of them and does
-    not join the two."""
+    not merge the two."""
     graph = closed_graph(pairs)
     found = []
     for part in connected_parts(graph, graph):
@@ -28,7 +28,7 @@ def dense_groups(pairs: Iterable[tuple[int, int]]) -> list[tuple[int, ...]]:
 
 
 def closed_graph(pairs: Iterable[tuple[int, int]]) -> dict[int, set[int]]:
-    """Return the graph of the pairs that have a partner in common: only these can be in a group of three."""
+    """Return the graph of the pairs that have a partner in common: only such pairs can be in a group of three."""
     graph: dict[int, set[int]] = {}
     for first, second in pairs:
         graph.setdefault(first, set()).add(second)
@@ -76,7 +76,7 @@ def densest(graph: PairGraph, callers: set[int]) -> set[int]:
 
 
 def partner_counts(graph: PairGraph, members: Sequence[int]) -> dict[int, int]:
-    """Return how many of the members each caller outside moves with."""
+    """Return, for each caller outside the group, the number of members with which it moves."""
     counts: dict[int, int] = {}
     inside = set(members)
     for member in members:

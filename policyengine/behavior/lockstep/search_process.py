@@ -1,4 +1,4 @@
-"""Searches pools in another process, so that neither the work nor the memory of the search delays decisions.
+"""Searches for pools in another process, so that neither the work nor the memory of the search delays decisions.
 
 The process reads the events from its input, and writes the pools to its output.
 """

@@ -122,8 +122,9 @@ def small_profiles(kernel: k.Kernel) -> Iterator[SmallClass]:
 
 
 def most_agents(profile: k.Profile, blocks: Sequence[k.AgentBlock], kernel: k.Kernel) -> int:
-    """Return how many agents of one issuer may have the profile and be allowed a request, READY_AGENTS for any number.
-    An agent whose name has a profile of its own does not have the profile of a pattern or a group.
+    """Return how many agents of one issuer may have the profile and be allowed a request, READY_AGENTS if the policy
+    does not limit the number. An agent whose name has a profile of its own does not have the profile of a pattern or a
+    group.
     """
     if isinstance(profile.agents, k.ExactName):
         return 1

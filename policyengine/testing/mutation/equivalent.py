@@ -97,7 +97,7 @@ def same_delegate(old: k.DelegationGrant | None, new: k.DelegationGrant | None) 
 
 
 def same_grants(old: Sequence[k.Grant], new: Sequence[k.Grant]) -> bool:
-    """Return whether both lists grant the same."""
+    """Return whether both lists certainly grant the same access."""
     return grants_cover(old, new) and grants_cover(new, old)
 
 

@@ -12,7 +12,7 @@ REPEAT_OPERATORS = {"optional": "make a step optional", "repeated": "repeat a st
 
 
 def order_faults(profile: ast.ProfileDecl) -> Iterator[FaultChange]:
-    """Yield the faults in the order of a profile; its other items state how behavior is learned, which tests of single
+    """Yield the faults in the order of a profile; its other items say how behavior is learned, which tests of single
     requests cannot show."""
     for item in profile.items:
         for node in (item, *ast.walk(item)) if isinstance(item, ast.ProfileSteps) else ():
