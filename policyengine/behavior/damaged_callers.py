@@ -42,7 +42,7 @@ class DamagedCallers:
                 self._keys.discard(key)
 
     def replace(self, keys: Collection[str]) -> None:
-        """Replace the callers by those that were found when all callers of the store were read."""
+        """Replace the callers with those that were found when all callers of the store were read."""
         with self._lock:
             self._keys.intersection_update(keys)
         for key in keys:

@@ -67,7 +67,8 @@ PrincipalCounts: TypeAlias = dict[int, EndpointCounts]
 
 
 class PayloadCounts:
-    """The counts of a class: of each principal, by the tag of its name, the counts at each endpoint, by its tag."""
+    """The counts of a class: for each principal (by the tag of its name), the counts at each endpoint (by the tag of
+    the endpoint)."""
 
     __slots__ = ("principals",)
 

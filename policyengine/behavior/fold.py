@@ -129,12 +129,12 @@ class ProfileSettings:
 
 @mypyc_attr(acyclic=True, free_list_len=1)
 class CallerFacts:
-    """The facts of one request, and the levels after it, as if it were allowed. `trust`, `novelty`, `error_rate` and
-    `deviation` are thousandths. `is_new` is true if neither the caller nor its class used the endpoint, or the
-    structure of the payload (`has_new_shape`), before. `level_denied` is the level before the request. `surprise` is
-    the surprise of the endpoint to the class, and `own_surprise` its surprise to the caller, or -1 if it was not
-    computed. `sequence` says whether the run follows the declared order of calls, and `step` is the state of the
-    automaton before the request. `cluster` is the group in which the caller shares limits, and `cluster_size` the
+    """The facts of one request, and the levels after the request, as if it were allowed. `trust`, `novelty`,
+    `error_rate` and `deviation` are thousandths. `is_new` is true if neither the caller nor its class used the
+    endpoint, or the structure of the payload (`has_new_shape`), before. `level_denied` is the level before the request.
+    `surprise` is the surprise of the endpoint to the class, and `own_surprise` its surprise to the caller, or -1 if it
+    was not computed. `sequence` says whether the run follows the declared order of calls, and `step` is the state of
+    the automaton before the request. `cluster` is the group in which the caller shares limits, and `cluster_size` the
     number of its members; empty and 1 for a caller in no group."""
 
     __slots__ = (
@@ -305,8 +305,8 @@ def end_day(row: BehaviorRow, settings: ProfileSettings) -> None:
 
 
 class KnownClass:
-    """The model of a class as requests read it: compiled code reads its members directly, and those of `model` by a
-    search for each name."""
+    """The model of a class as requests read it: compiled code reads the members of this object directly, but looks up
+    each member of `model` by its name."""
 
     __slots__ = ("_deviations", "grams", "has_tails", "is_ready", "margin_fast", "margin_slow", "model", "seen")
 
@@ -393,7 +393,7 @@ def read_facts(
 
 
 def highest_usual(base: int, ceiling: int, margin: int) -> int:
-    """Return the highest level that is no burst, in sixteenths of a request and units of MARGIN_UNIT."""
+    """Return the highest level that is not a burst, in sixteenths of a request and units of MARGIN_UNIT."""
     usual, least = base * margin, ceiling * LEAST_LIMIT
     if usual < least:
         return least

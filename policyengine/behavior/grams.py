@@ -70,7 +70,7 @@ def gram_tags(context: int, symbol: int) -> tuple[int, ...]:
 
 
 def context_length(context: int) -> int:
-    """Return how many symbols of a context are known, the start of the run included."""
+    """Return how many symbols of a context are known, including the start of the run."""
     length = 1
     while length < GRAM_ORDER and context & SYMBOL_MASK:
         length += 1
@@ -84,7 +84,7 @@ def extend_context(context: int, symbol: int) -> int:
 
 
 def surprise_of(probability: int) -> int:
-    """Return the surprise of a probability, which is in units of 1/ONE, at least one unit."""
+    """Return the surprise of a probability, which is given in units of 1/ONE and is at least one unit."""
     length = probability.bit_length()
     index = (probability << 9 >> length) & 0xFF if length < 9 else probability >> (length - 9) & 0xFF
     surprise = (BITS + 1 - length) * SURPRISE_UNIT - _LOGS[index]

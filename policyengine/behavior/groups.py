@@ -89,13 +89,13 @@ def without_members(groups: Iterable[CallerGroup], keys: Container[str]) -> tupl
 
 
 def most_frequent(origins: Mapping[str, str], keys: Iterable[str]) -> str | None:
-    """Return the group to which most of the callers belong; None if none of them belongs to any."""
+    """Return the group to which most of the callers belong; None if no caller belongs to a group."""
     counts = Counter(origins[key] for key in keys if key in origins)
     return min(counts, key=lambda name: (-counts[name], name), default=None)
 
 
 def limit_groups(groups: Iterable[CallerGroup]) -> tuple[CallerGroup, ...]:
-    """Return the groups without the smallest groups, if they have more than MAX_MEMBERS members together."""
+    """Return the groups. If they have more than MAX_MEMBERS members in total, the smallest groups are left out."""
     kept, count = [], 0
     for group in sorted(groups, key=lambda one: (-one.size, one.id)):
         count += group.size

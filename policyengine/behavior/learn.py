@@ -143,7 +143,7 @@ class ModelSums:
         return learner
 
     def merge(self, other: ModelSums) -> None:
-        """Add the sums of other principals. Raises ValueError if a principal is in both."""
+        """Add the sums of other principals. Raises ValueError if a principal is in both sums."""
         for name, learner in other._classes.items():
             self._class(name, self._settings_of(name[1])).merge(learner)
 
@@ -159,7 +159,7 @@ class ModelSums:
         return msgspec.msgpack.encode([(*name, learner.parts()) for name, learner in self._classes.items()])
 
     def merge_packed(self, raw: bytes) -> None:
-        """Add sums that `pack` returned in another process. Raises ValueError if a principal is in both."""
+        """Add sums that `pack` returned in another process. Raises ValueError if a principal is in both sums."""
         for issuer, group, parts in msgspec.msgpack.decode(raw, type=list[tuple[str, str, ClassParts]]):
             settings = self._settings_of(group)
             self._class((issuer, group), settings).merge(ClassLearner(settings, self._now, parts))
@@ -215,7 +215,7 @@ class ClassLearner:
             self._scores.merge(unpack_tails(MATURITIES, parts.scores))
 
     def merge(self, other: ClassLearner) -> None:
-        """Add the principals of another learner of the class. Raises ValueError if a principal is in both."""
+        """Add the principals of another learner of the class. Raises ValueError if a principal is in both learners."""
         if not self._ratios.keys().isdisjoint(other._ratios):
             raise ValueError("a principal is in both sums")
         self._runs += other._runs

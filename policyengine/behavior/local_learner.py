@@ -175,7 +175,8 @@ class LocalSnapshot(CallerSnapshot):
         return self._learner.is_current(self)
 
     def settle(self, decision: str, standings: tuple[LimitState, ...]) -> None:
-        """Learn from the decision with this key, in the step in which its limits have these states."""
+        """Learn from the decision with this key, in the step of the memory store that returned these states of its
+        limits."""
         admitted, clamped = True, False
         for standing in standings:
             if not standing[0]:

@@ -125,7 +125,7 @@ class StoredBehavior:
         return None if known is None else StoredVersion(caller, None if saved is None else saved.group, known.row)
 
     def _versions(self, caller: Caller) -> Iterator[Caller]:
-        """Yield a caller without a version, and in all versions that the store remembers."""
+        """Yield the caller without a version, and then the caller in each version that the store remembers."""
         yield caller
         for version in self._store.versions(self.keys.key_of(caller), MAX_VERSIONS):
             yield caller._replace(version=version)
@@ -139,7 +139,7 @@ class StoredBehavior:
         return sum(self._store.forget(self.keys.key_of(version)) for version in self._versions(caller))
 
     def _leave_group(self, caller: Caller) -> None:
-        """Replace the model by one in which the caller is in no group."""
+        """Replace the model with one in which the caller is in no group."""
         for _ in range(MAX_ATTEMPTS):
             number, raw = self._store.document(MODEL, 0)
             try:
@@ -162,7 +162,7 @@ class StoredBehavior:
         return count
 
     def _forget_model(self) -> None:
-        """Replace the model by one without classes, whose number is higher than that of a model that a process may be
+        """Replace the model with one without classes, whose number is higher than that of a model that a process may be
         learning from the forgotten callers."""
         for _ in range(MAX_ATTEMPTS):
             number, raw = self._store.document(MODEL, 0)

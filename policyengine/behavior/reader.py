@@ -1,4 +1,4 @@
-"""Reads and learns the behavior of callers for one engine: who the caller of a request is, and its class."""
+"""Reads and learns the behavior of callers for one engine, and finds the caller of a request and its class."""
 
 from __future__ import annotations
 

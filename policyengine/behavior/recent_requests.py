@@ -111,7 +111,7 @@ class DayRequests:
         return len(self.columns.runs)
 
     def pack(self, begin: int, end: int) -> bytes:
-        """Return the requests with the numbers from `begin` to before `end`, as bytes."""
+        """Return the requests with the numbers from `begin` to `end` (exclusive), as bytes."""
         columns, part = self.columns, slice(begin, end)
         chosen = columns.callers[part]  # first: their callers have numbers below
         return pack_requests(

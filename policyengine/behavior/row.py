@@ -83,8 +83,8 @@ class BehaviorRow:
     counts. `context` has the symbols of the previous requests of the run, the latest in the lowest 16 bits.
 
     The scored part of the latest run has `scored` requests; `surprise` is its largest surprise to the class. `excess`
-    is the sum of the surprises to the caller less those to the class, which begins again at 0 where it is negative, and
-    `worst` is its largest value. `is_flagged` says whether the run was unusual, so that little of it is learned.
+    is the sum of the surprises to the caller minus those to the class, which begins again at 0 where it is negative,
+    and `worst` is its largest value. `is_flagged` says whether the run was unusual, so that little of it is learned.
     `scores` counts the scores of earlier runs in buckets: those to the class for each class of lengths, then those to
     the caller.
 
@@ -283,14 +283,15 @@ def unpack_row(raw: bytes) -> BehaviorRow:
 
 
 def base_of(ceiling: int) -> int:
-    """Return the base to which levels are compared: for a ceiling of n times LEAST_PEAK, LEAST_PEAK times n to the
+    """Return the base with which levels are compared: for a ceiling of n times LEAST_PEAK, LEAST_PEAK times n to the
     power of 3/4. The highest levels of callers with high ceilings are relatively lower than those of other callers in
     their class, because a ceiling is partly chance."""
     return isqrt(isqrt(ceiling**3 * LEAST_PEAK))
 
 
 def convert_ratios(row: BehaviorRow) -> None:
-    """Convert ratios to the ceilings of their days to ratios to the bases of these days."""
+    """Convert ratios that are relative to the ceilings of their days to ratios that are relative to the bases of these
+    days."""
     today = row.hour // HOURS_OF_DAY
     for day in range(today - DAYS_KEPT + 1, today + 1):
         for place in (2 * (day % DAYS_KEPT), 2 * (day % DAYS_KEPT) + 1):

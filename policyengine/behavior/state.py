@@ -310,7 +310,7 @@ class BehaviorState:
 
     def settle(self, reading: CallerSnapshot, outcome: int, clamped: bool) -> int:
         """Take the decision for which the row of a caller was read. If the row has not changed since, the decision
-        waits; otherwise read the row again, and change it now. Return the number of events of the row with this one."""
+        waits; otherwise read the row again, and update it now. Return the number of events of the row with this one."""
         known, row, serial = reading.known, reading.row, reading.serial
         if known is None or known.is_dropped or known.waiting is not None or row.serial != serial:
             return self._settle_now(reading, outcome, clamped)

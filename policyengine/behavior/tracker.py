@@ -67,7 +67,8 @@ class BehaviorTracker:
 
     @classmethod
     def open(cls, path: Path | str, *, locks: bool = True) -> BehaviorTracker:
-        """Continue with what the folder has; create it if it does not exist. Raises BehaviorFolderError."""
+        """Continue with the content of the folder; create the folder if it does not exist. Raises
+        BehaviorFolderError."""
         folder = BehaviorFolder(path)
         try:
             saves = folder.lock() if locks else -1  # first: no other process saves what is read here
@@ -141,7 +142,7 @@ class BehaviorTracker:
     # ── The thread ────────────────────────────────────────────────────────────────────────────
 
     def start(self) -> None:
-        """Start the thread of this process. It holds the folder from now on, unless another process does."""
+        """Start the thread of this process. This process locks the folder, unless another process has locked it."""
         self._pools.restart()
         self._saver.start()
 

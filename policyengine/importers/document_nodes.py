@@ -98,7 +98,7 @@ class DocumentNode:
 
     @property
     def summary(self) -> str:
-        """The title that a server states, otherwise the description; an empty text without both."""
+        """The title that a server states, otherwise the description; an empty text if both are missing."""
         return self.words("title") or self.words("description")
 
     @property

@@ -71,7 +71,7 @@ class OfferReader:
             self.found[offer.key] = offer
 
     def _offer(self, kind: OfferKind, text: str, node: DocumentNode) -> ServerOffer:
-        """Return the offer. Raises TemplateError."""
+        """Return the offer that a node describes. Raises TemplateError."""
         if why := unwritable_reason(text):
             raise TemplateError(why)
         name, patterns = text, tuple[UriPattern, ...]()

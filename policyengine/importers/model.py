@@ -76,8 +76,8 @@ class HttpTemplate:
 
 
 def _segment_of_key(part: str, place: int) -> PathSegment:
-    """Return the segment. The name of a capture of a part of a segment contains the text around the capture, because
-    captures with different texts around them are different.
+    """Return the segment that a part of a key describes. The name of a capture of a part of a segment contains the text
+    around the capture, because captures with different texts around them are different.
     """
     before, capture, after = part.partition("{}")
     around = f"_{_letters(before)}_to_{_letters(after)}" if before or after else ""

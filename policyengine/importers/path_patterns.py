@@ -22,7 +22,7 @@ MAX_SEGMENTS = 40
 
 
 def parse_path(path: str) -> tuple[tuple[PathSegment, ...], str]:
-    """Return the segments and a note. If no pattern matches such a path, the segments are empty and the note says why.
+    """Return the segments and a note. If no pattern matches the path, the segments are empty and the note says why.
 
     The root path has no segments and an empty note.
     """

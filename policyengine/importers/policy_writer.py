@@ -283,7 +283,7 @@ def new_guard_text(run: ImportRun, groups: Sequence[ScopeGroup], stricter: Seque
 
 
 def grants_text(api: Api, run: ImportRun, plan: ImportPlan, more: Sequence[str] = ()) -> str:
-    """Return the blocks that grant every scope. `more` are lines that grant what else the server offers."""
+    """Return the blocks that grant every scope. `more` are lines that grant everything else that the server offers."""
     mays = [*(f"  may {group.name}" for group in plan.groups), *more]
     carries = any(group.asks for group in plan.groups)
     scopes = "" if carries else "   scopes none"

@@ -79,7 +79,8 @@ def evaluate_steps(steps: Steps, size: int) -> int:
 
 
 def largest_size(steps: Steps, most: int) -> int:
-    """Return the largest n, up to MAX_ELEMENTS, for which the polynomial is at most `most`; -1 if no n is."""
+    """Return the largest n, up to MAX_ELEMENTS, for which the polynomial is at most `most`; -1 if there is no such
+    n."""
     low, high = -1, MAX_ELEMENTS
     while low < high:
         middle = (low + high + 1) // 2

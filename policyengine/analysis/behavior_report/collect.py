@@ -133,7 +133,7 @@ class BehaviorReporter:
                 self._count_clamped(number, value, event, tally)
 
     def _watch_group(self, groups: GroupWatch, event: BehaviorEvent, *, counts: bool) -> None:
-        """Note when the caller becomes ready by its own runs, and count the decision if `counts`."""
+        """Note when the caller becomes ready by its own runs, and count the decision if `counts` is true."""
         known = self.state.rows[event.caller]
         if not groups.is_ready(event.caller) and is_ready(known.row, self.settings_of(known.group)):
             groups.set_ready(event.caller, event.at)

@@ -75,7 +75,8 @@ class GroupReport:
 
     @property
     def reduced_token_callers(self) -> int | None:
-        """The maximum number of callers at one endpoint and time that were compared, if there were too many pairs."""
+        """The maximum number of callers at the same endpoint and time that were compared; None if the number was not
+        reduced."""
         count = self.findings.token_callers
         return count if self.requests.compared and count < MAX_TOKEN_CALLERS else None
 

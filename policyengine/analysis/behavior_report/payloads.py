@@ -109,7 +109,7 @@ class PayloadWatch:
         return PayloadReport(self._judged, self._odd, tuple(most))
 
     def read(self, event: BehaviorEvent, decision: str, facts: Mapping[str, object], *, counts: bool) -> None:
-        """Judge the payload of a decision, and learn from it. It is counted if `counts`."""
+        """Judge the payload of a decision, and learn from the payload. It is counted if `counts` is true."""
         name = event.caller.issuer, event.group
         known = self._classes.get(name)
         if known is None:

@@ -254,7 +254,8 @@ def common_beginning(runs: Sequence[Run]) -> Run:
 
 
 class FollowsGraph:
-    """Which endpoints directly follow which others in some runs, and with which endpoints runs start and end."""
+    """The pairs of endpoints that directly follow each other in some runs, and the endpoints with which these runs
+    start and end."""
 
     def __init__(self, runs: Iterable[Run]) -> None:
         self.starts = {run[0] for run in runs}

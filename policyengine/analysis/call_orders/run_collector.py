@@ -138,8 +138,8 @@ class RunTable:
             found.examples.append(example)
 
     def irregularity(self) -> float:
-        """Return the bits per call that are needed to name the next call, or the end of the run, after the call before.
-        Repetitions are not counted."""
+        """Return the number of bits per call that are needed to predict the next call, or the end of the run, from the
+        call before. Repetitions are not counted."""
         following: dict[int, Counter[int]] = {}
         for calls, variant in self.variants.items():
             short = [-1, *(number for number, _ in groupby(calls)), -1]

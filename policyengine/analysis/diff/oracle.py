@@ -99,7 +99,7 @@ class PolicyOracle:
 
 
 def known_number(value: object) -> object:
-    """Return a learned fact of a question in JSON as engines pass it."""
+    """Return a learned fact of a JSON question in the form in which engines pass it."""
     return Decimal(str(value)) if isinstance(value, float) else value
 
 

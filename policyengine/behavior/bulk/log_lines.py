@@ -160,7 +160,7 @@ class LineDecoder:
         self._callers: dict[tuple[str | None, str | None, str, str], Caller] = {}
 
     def decode(self, line: bytes) -> LearnedLine | None:
-        """Decode a line of which only the learned members are needed; None for any other line."""
+        """Decode only the learned members of a line; None if the line must be parsed completely."""
         try:
             members = self._decode(line)
             time = self._time(members.time)

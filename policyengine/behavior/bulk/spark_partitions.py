@@ -150,8 +150,8 @@ def line_columns(line: LearnedLine) -> tuple[int, str, str | None]:
 
 
 def filter_lines(batches: Batches, setup: WorkerSetup, known: Mapping[Caller, int], now: int) -> Iterator[Any]:
-    """Convert lines (agent, kind, place, at, data), sorted by agent and place, to the events that are learned, and then
-    the tally."""
+    """Convert lines (agent, kind, place, at, data), sorted by agent and place, to the events that are learned, followed
+    by the tally."""
     return to_batches(filtered_rows(rows_of(batches), Tagger(setup.key), known, now, setup.period), EVENT_COLUMNS)
 
 
@@ -186,9 +186,9 @@ class FoldStep(NamedTuple):
 
 
 def fold_rows(batches: Batches, setup: WorkerSetup, step: FoldStep) -> Iterator[Any]:
-    """Convert rows and then events of each agent (as EVENT_COLUMNS, sorted by agent, kind and place) to the rows after
-    these events, and then the sums; if policies read groups, also to the requests of the events, and to the days since
-    which agents are ready."""
+    """Convert the rows and the events of each agent (as EVENT_COLUMNS, sorted by agent, kind and place) to the rows
+    after these events, followed by the sums. If policies read groups, the requests of the events and the days since
+    which agents are ready follow."""
     return to_batches(folded_rows(rows_of(batches), setup, step), EVENT_COLUMNS)
 
 

@@ -48,8 +48,8 @@ def find_java() -> str | None:
 
 @contextmanager
 def open_session() -> Iterator[Any]:
-    """Open a session, which ends with the block unless it was open before. The master is this machine, unless
-    MASTER names another one, or a session is open. Raises BulkError."""
+    """Open a session, which ends with the block unless it was open before. The master is this machine, unless MASTER
+    names another master or a session is already open. Raises BulkError."""
     check_spark()
     from pyspark.errors import PySparkException
     from pyspark.sql import SparkSession
@@ -89,7 +89,7 @@ def build_session(log: int) -> Any:
 
 
 def last_line(error: Exception) -> str:
-    """Return the line of an error that says what happened: the last one before the frames of Java."""
+    """Return the line of an error that says what happened: the last line before the frames of Java."""
     text = str(error).partition("\n\nJVM stacktrace")[0]
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("\tat ")]
     return (lines[-1] if lines else type(error).__name__)[:MAX_ERROR_LENGTH]

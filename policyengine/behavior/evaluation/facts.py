@@ -40,7 +40,7 @@ class FactScore(NamedTuple):
 
 
 def level_ratio(moment: RunMoment) -> int:
-    """Return the maximum of the slow and the fast level, each relative to the highest level that is no burst."""
+    """Return the maximum of the slow and the fast level, each relative to the highest level that is not a burst."""
     reading, row, model = moment.reading, moment.row, moment.model
     slow = (reading.level_slow + reading.level_denied) * MILLION * MARGIN_UNIT
     fast = reading.level_fast * MILLION * MARGIN_UNIT

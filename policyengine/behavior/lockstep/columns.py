@@ -15,8 +15,8 @@ PART: Final = 4_096
 
 
 class EventColumns:
-    """Events from `begin` until before `end`, in milliseconds since 1970, of callers with the numbers 0, 1, … The order
-    of the events does not matter.
+    """Events from `begin` to `end` (exclusive), in milliseconds since 1970, of callers with the numbers 0, 1, … The
+    order of the events does not matter.
 
     `outside` counts the events at other times, `denied` those that were denied, and `crowded` those beyond MAX_EVENTS,
     MAX_CALLERS or MAX_CALLER_EVENTS; all of these are left out. Denied requests are left out because a caller that may

@@ -91,7 +91,7 @@ def beginnings(events: OrderedEvents) -> Numbers:
 
 
 def are_crowded(begins: Numbers, minutes: Numbers, callers: Numbers) -> Numbers:
-    """Return for each run whether many more callers start it in its minute than in the minutes around."""
+    """Return for each run whether many more callers start it in its minute than in the minutes around it."""
     words = (begins << HIGH) | minutes
     order = np.lexsort((callers, words))
     words, callers = words[order], callers[order]

@@ -39,7 +39,7 @@ class SearchedEvents(Struct, array_like=True):
 
 
 class PoolSearch:
-    """Runs the process. `stop` ends it, and all later searches, from another thread."""
+    """Runs the search process. Another thread may call `stop`, which ends the process and refuses later searches."""
 
     def __init__(self) -> None:
         self._lock = Lock()

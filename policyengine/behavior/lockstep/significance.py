@@ -12,8 +12,8 @@ MAX_TERMS: Final = 200
 
 
 def poisson_tail(counts: Numbers, means: Numbers) -> Numbers:
-    """Return the probability of at least `counts` events if `means` are expected. It is 1 where fewer than twice as
-    many events are counted as expected: these are never significant."""
+    """Return the probability of at least `counts` events if `means` are expected. The result is 1 where the count is
+    less than twice the expected number, because such a count is never significant."""
     if not len(counts):
         return np.zeros(0)
     factorials = np.append(0.0, np.cumsum(np.log(np.arange(1, int(counts.max()) + 1))))

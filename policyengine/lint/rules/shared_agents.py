@@ -38,7 +38,7 @@ def shared_agent_diagnostic(block: k.AgentBlock, one: k.Issuer, other: k.Issuer)
 
 
 def opens_alike(block: k.AgentBlock, grant: k.Grant, one: k.Issuer, other: k.Issuer, guards: Guards) -> bool:
-    """Return whether the grant opens to tokens of both issuers under the same conditions about users."""
+    """Return whether the grant opens its endpoints to tokens of both issuers under the same conditions about users."""
     head = block.who.condition if isinstance(block.who, k.PrincipalCondition) else None
     conditions: Sequence[k.Expr | None] = (head, grant.when, *(asked.condition for asked in acts_for(block)))
     alike = [user_conditions(conditions, issuer.name) for issuer in (one, other)]

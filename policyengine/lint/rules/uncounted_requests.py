@@ -53,7 +53,7 @@ def acts_alone(block: k.AgentBlock) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class SubjectGrants:
-    """The grants for one kind of requests, in which the facts of the roots `absent` are absent. `barred` are the places
+    """The grants for one kind of request, in which the facts of the roots `absent` are absent. `barred` are the places
     where a guard denies all of these requests. The fact `key` can count them.
     """
 

@@ -125,7 +125,7 @@ class StateFiller:
         return state
 
     def _other_text(self, state: str, constants: Sequence[AbstractValue]) -> str:
-        """Return a text that is no constant and, if required, between the same constants as the state."""
+        """Return a text that is not a constant and, if required, between the same constants as the state."""
         above = state.rstrip(chr(0))
         natural = f"{above}-other" if above else "other"
         texts = (natural, *(above + text for text in OTHER_TEXTS)) if self.ordered else (natural,)

@@ -75,7 +75,7 @@ def attester_spans(items: Iterable[ast.Node]) -> Iterator[tuple[str, Span]]:
 
 
 def merge_spans(found: Iterable[tuple[str, Span]]) -> WordSpans:
-    """Merge the positions of each word, such as several consecutive `model`."""
+    """Merge the positions of each word, such as those of several consecutive words `model`."""
     words: WordSpans = {}
     for word, span in found:
         words[word] = words[word].to(span) if word in words else span

@@ -45,8 +45,8 @@ def presence_faults(node: ast.Presence) -> Iterator[FaultChange]:
 
 
 def connective_faults(node: ast.Logic) -> Iterator[FaultChange]:
-    """Flip all connectives of a condition at once, because the checker requires parentheses around mixed connectives,
-    and drop each part.
+    """Yield the fault that flips all connectives of a condition at once, because the checker requires parentheses
+    around mixed connectives, and the faults that each drop a part.
     """
     gaps = zip(node.items, node.items[1:], strict=False)
     words = [find_word(node.span.source, one.span.end, then.span.start, "and|or") for one, then in gaps]
@@ -100,7 +100,8 @@ def rule_conditions(node: ast.Node) -> tuple[ast.Expr, ...]:
 
 
 def negation_faults(condition: ast.Expr) -> Iterator[FaultChange]:
-    """Negate a condition, unless flipping its operator has the same meaning or its parts are negated instead."""
+    """Yield the fault that negates a condition, unless flipping its operator has the same meaning or its parts are
+    negated instead."""
     match condition:
         case ast.Binary("==" | "!=" | "in" | "not in") | ast.Presence() | ast.Logic() | ast.Literal():
             return

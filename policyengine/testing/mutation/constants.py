@@ -135,7 +135,8 @@ def compared_texts(node: ast.Node) -> list[ast.Text]:
 
 
 def enum_faults(node: ast.Node, enums: Mapping[str, Sequence[str]]) -> Iterator[FaultChange]:
-    """Replace a value of an enum with an adjacent value; `enums` maps each value to its adjacent values."""
+    """Yield the faults that replace a value of an enum with an adjacent value; `enums` maps each value to its adjacent
+    values."""
     if isinstance(node, ast.Reference) and not node.keys:
         for value in enums.get(node.name, ()):
             yield FaultChange.at(MOVE_BOUND, node, replace_span(node.span, value), name=value)

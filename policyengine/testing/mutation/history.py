@@ -55,7 +55,7 @@ def history_window_faults(node: ast.HistoryQuery) -> Iterator[FaultChange]:
 
 
 def history_key_faults(node: ast.HistoryQuery) -> Iterator[FaultChange]:
-    """Drop keys; without any key the history is that of the agent and the user."""
+    """Yield the faults that drop keys; without any key, the history is that of the agent and the user."""
     yield from drop_each(NO_KEY, node, "per", node.per)
     if node.per:
         before = node.within.span.end if node.since is None else node.since.span.end
@@ -75,7 +75,8 @@ def event_faults(node: ast.HistoryQuery, event: ast.EventPattern, member: str) -
 
 
 def owner_faults(node: ast.HistoryQuery, event: ast.EventPattern, source: Source) -> Iterator[FaultChange]:
-    """Replace `by another user` with `by any user`, or remove it, which is the same if `per` names the owner."""
+    """Yield the faults that replace `by another user` with `by any user` and that remove the phrase. With `per`, the
+    removal is left out, because it has the same meaning."""
     end = event.span.end if event.where is None else event.where.span.start
     by = find_word(source, event.target.span.end, end, "by") if event.by_user is not None else None
     user = find_word(source, by.end, end, "user") if by is not None else None

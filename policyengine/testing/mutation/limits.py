@@ -58,7 +58,7 @@ def limit_faults(node: ast.Node) -> Iterator[FaultChange]:
 
 
 def item_faults(node: LimitDecl) -> Iterator[FaultChange]:
-    """Drop each item, but never the last pace, concurrency or quota."""
+    """Yield the faults that each drop an item, but never the last pace, concurrency or quota."""
     for number, item in enumerate(node.items):
         kept = omit_item(node.items, number)
         if type(item) in DROP_OPERATORS and any(
@@ -68,7 +68,7 @@ def item_faults(node: LimitDecl) -> Iterator[FaultChange]:
 
 
 def key_faults(node: LimitDecl) -> Iterator[FaultChange]:
-    """Count by another key: the user instead of the agent, the agent instead of any other key."""
+    """Yield the faults that count by another key: the user instead of the agent, the agent instead of any other key."""
     written = {" ".join(key.span.text.split()) for key in node.per}
     for number, key in enumerate(node.per):
         other = "user.id" if key.span.text == "agent.id" else "agent.id"
@@ -102,7 +102,8 @@ def drop_duration(node: ast.Clamp) -> Iterator[FaultChange]:
 def pace_faults(
     node: ast.RateLimit | ast.Raise | ast.Clamp | ast.RateFloor, member: str, rate: str
 ) -> Iterator[FaultChange]:
-    """Change the pace `100/1m`: another count, another window; only the window if a fact gives the count."""
+    """Yield the faults that change the pace `100/1m`: another count, another window; only the window if a fact gives
+    the count."""
     found = find_word(node.span.source, node.span.start, node.span.end, re.escape(rate))
     if found is None:
         return

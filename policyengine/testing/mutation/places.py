@@ -43,7 +43,7 @@ def place_faults(node: ast.Node) -> Iterator[FaultChange]:
 
 
 def drop_each(operator: str, node: ast.Node, member: str, items: Sequence[ast.Node]) -> Iterator[FaultChange]:
-    """Yield a fault for each of several items, which drops this item; nothing for a single item."""
+    """Yield, for each of several items, a fault that drops the item; yield nothing for a single item."""
     spans = [item.span for item in items]
     for number in range(len(items) if len(items) > 1 else 0):
         yield FaultChange.at(operator, node, cut_item(spans, number), **{member: omit_item(items, number)})
@@ -98,7 +98,7 @@ def method_faults(node: ast.HttpPattern) -> Iterator[FaultChange]:
 
 
 def tool_faults(node: ast.ToolPattern, pattern: str) -> Iterator[FaultChange]:
-    """Widen a tool pattern to all tools of the server, or to all tools."""
+    """Yield the faults that widen a tool pattern to all tools of the server, or to all tools."""
     server, slash, name = pattern.rpartition("/")
     wider = f"{server}/*" if slash and name != "*" else "*"
     if wider != pattern:

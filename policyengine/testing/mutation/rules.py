@@ -68,7 +68,7 @@ def rule_faults(node: ast.Node, known: ReplacementNames) -> Iterator[FaultChange
 
 
 def declaration_faults(declaration: ast.Declaration) -> Iterator[FaultChange]:
-    """Drop whole declarations; blocks are mutated line by line."""
+    """Yield the faults that drop whole declarations; blocks are mutated line by line."""
     match declaration:
         case ast.GuardDecl():
             yield FaultChange("drop a guard", declaration, None, (cut_span(declaration.span),))
@@ -83,7 +83,8 @@ def declaration_faults(declaration: ast.Declaration) -> Iterator[FaultChange]:
 
 
 def block_line_faults(node: ast.AgentDecl | ast.UserDecl | ast.AnyoneDecl) -> Iterator[FaultChange]:
-    """Drop lines of a block, except `issued by` and `acts`, which are required and are widened instead."""
+    """Yield the faults that drop lines of a block, except `issued by` and `acts`, which are required and are widened
+    instead."""
     for number, item in enumerate(node.items):
         match item:
             case ast.May():
@@ -123,7 +124,7 @@ def acts_faults(node: ast.ActsClause) -> Iterator[FaultChange]:
 
 
 def scope_faults(node: ast.May, wider: Mapping[str, tuple[str, ...]]) -> Iterator[FaultChange]:
-    """Replace each scope with a scope that includes it and is not already granted."""
+    """Yield the faults that replace a scope with a scope that includes it and is not already granted."""
     granted = {one.text for one in node.targets if isinstance(one, ast.Name)}
     for scope in (one for one in node.targets if isinstance(one, ast.Name)):
         other = next((name for name in wider.get(scope.text, ()) if name not in granted), None)
@@ -132,7 +133,8 @@ def scope_faults(node: ast.May, wider: Mapping[str, tuple[str, ...]]) -> Iterato
 
 
 def head_faults(node: ast.Node) -> Iterator[FaultChange]:
-    """Widen `user where …` to `user any`, `agent where …` to every agent, and the glob of an agent by one character."""
+    """Yield the faults that widen `user where …` to `user any`, `agent where …` to every agent, and the glob of an
+    agent by one character."""
     match node:
         case ast.UserDecl(head=ast.PrincipalCondition() as head):
             yield FaultChange(DROP_CONDITION, head, ast.AnyUser(span=head.span), (replace_span(head.span, "any"),))
@@ -203,7 +205,7 @@ def guard_faults(node: ast.Node, known: ReplacementNames) -> Iterator[FaultChang
 
 
 def approver_issuer_faults(node: ast.Confirm, known: tuple[str, ...]) -> Iterator[FaultChange]:
-    """Change the issuers after `from`: drop all of them, drop each, or name another."""
+    """Yield the faults that change the issuers after `from`: they drop all issuers, drop one, or name another."""
     if not node.issuers:
         return
     end = node.issuers[-1].span.end
@@ -216,7 +218,7 @@ def approver_issuer_faults(node: ast.Confirm, known: tuple[str, ...]) -> Iterato
 
 
 def bound_faults(bound: ast.BoundTo) -> Iterator[FaultChange]:
-    """Change what an approval is bound to."""
+    """Yield the faults that change what an approval is bound to."""
     spans = [item.span for item in bound.items]
     for number, item in enumerate(bound.items):
         if len(spans) > 1:
@@ -242,8 +244,8 @@ def anchor_faults(node: ast.Node) -> Iterator[FaultChange]:
 
 
 def issuer_faults(node: ast.IssuerDecl) -> Iterator[FaultChange]:
-    """Toggle `records chains` and `scopes none`, and drop `users like` and claims. `url` and `audience` do not affect
-    decisions, because tokens are verified before the decision.
+    """Yield the faults that toggle `records chains` and `scopes none`, or drop `users like` or claims. `url` and
+    `audience` do not affect decisions, because tokens are verified before the decision.
     """
     said = {item.name: number for number, item in enumerate(node.items) if isinstance(item, ast.TrustAnchorOption)}
     closing = Span(node.span.source, node.span.end - 1, node.span.end)

@@ -35,7 +35,7 @@ INSTALL_HINT = install_command("testing")
 
 
 class HypothesisMissingError(Exception):
-    """The error for a missing package hypothesis. `hint` says how to install it."""
+    """The error for the missing package `hypothesis`. `hint` says how to install it."""
 
     def __init__(self) -> None:
         super().__init__("`forall` needs the package `hypothesis`, which is not installed")
