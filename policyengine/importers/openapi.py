@@ -103,13 +103,13 @@ class _OpenApiReader:
     def operation(self, path: str, method: str, item: DocumentNode, node: DocumentNode) -> ApiOperation | None:
         dict(node.members("an operation"))
         if not path.startswith("/"):
-            self.note(f"{method.upper()} {path}", "does not begin with a slash", "left out: it stays denied")
+            self.note(f"{method.upper()} {path}", "does not begin with a slash", "it is left out and stays denied")
             return None
         whole = self.base(node, item) + path
         segments, said = parse_path(whole.partition("?")[0])
         if "?" in path or (not segments and said):
             said = said or "contains a query, which is not part of a path"
-            self.note(f"{method.upper()} {path}", said, "left out: it stays denied")
+            self.note(f"{method.upper()} {path}", said, "it is left out and stays denied")
             return None
         if said:
             self.note(f"{method.upper()} {path}", said, "")

@@ -134,7 +134,7 @@ def test_a_path_without_a_pattern_is_omitted_and_reported(tmp_path, template, to
     assert [one.endpoint.written for one in api.operations] == ["GET /fine"]
     assert len(api.notes) == 1
     assert told in api.notes[0]
-    assert api.notes[0].endswith("left out: it stays denied")
+    assert api.notes[0].endswith("it is left out and stays denied")
 
 
 def test_a_parameter_over_several_segments_is_reported(tmp_path):

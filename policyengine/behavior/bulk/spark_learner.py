@@ -251,7 +251,7 @@ def tell_notes(splits: Sequence[LogSplit], notes: dict[tuple[int, int], Any], te
 
 
 def parts_before(splits: Sequence[LogSplit], notes: dict[tuple[int, int], Any]) -> list[tuple[int, int, int, int]]:
-    """Return each part with the latest time and the number of lines in the earlier parts of its log."""
+    """Return each part with the latest time and the number of learned lines in the earlier parts of its log."""
     tops: defaultdict[int, int] = defaultdict(lambda: FIRST)
     counts: Counter[int] = Counter()
     found = []
