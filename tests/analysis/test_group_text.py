@@ -63,8 +63,8 @@ def test_requests_that_are_left_out_are_noted(changed, note):
         ),
         (
             {"token_callers": 41},
-            "requests that more than 41 callers send at the same time not compared, because there are too many pairs of "
-            "callers",
+            "requests that more than 41 callers send at the same time not compared, because there are too many pairs "
+            "of callers",
         ),
         ({"groups": tuple(group(str(number)) for number in range(MAX_GROUPS + 9))}, "9 smaller groups not listed"),
         ({"crowds": (CROWD,) * (MAX_CROWDS + 2)}, "2 smaller crowds not listed"),
