@@ -40,7 +40,7 @@ class Requester:
 
 
 def enter_requester(requester: Requester) -> None:
-    """Assign the long work of this task to a caller. The amount of work is bounded, each item waits for the caller's
+    """Assign the long work of this task to a caller. The amount of work is bounded; each item waits for the caller's
     turn, and is dropped if the caller is gone.
     """
     _requester.set(requester)

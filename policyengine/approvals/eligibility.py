@@ -29,8 +29,8 @@ class ProvedPerson(NamedTuple):
 
 
 def find_aliases(user: str | None, issuer: str | None, names: Iterable[str]) -> tuple[str, ...]:
-    """Return the aliases of a user among the revocation names of a credential. A revoked token or key voids no answer:
-    people sign out, and keys are renewed, after an answer that was theirs."""
+    """Return the aliases of a user among the revocation names of a credential. A revoked token or key does not void an
+    answer, because people sign out and renew keys after they answer."""
     mark = f"user:{issuer}/"
     return tuple(sorted({name.removeprefix(mark) for name in names if name.startswith(mark)} - {user}))
 

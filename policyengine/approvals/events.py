@@ -11,7 +11,7 @@ from policyengine.approvals.model import ApprovalRequest
 
 class ApprovalEventKind(StrEnum):
     """The kind of an event. `approved` means that enough people have approved the request; `test` is an event that an
-    operator asks for, and is about no real approval."""
+    operator requests; it is not about a real approval."""
 
     OPENED = "opened"
     APPROVED = "approved"
@@ -22,7 +22,8 @@ class ApprovalEventKind(StrEnum):
 
 
 class ApprovalEvent(NamedTuple):
-    """An event of an approval, which has the state after it, at a time in microseconds since 1970."""
+    """An event of an approval. `approval` has the state after the event; `at` is the time in microseconds since
+    1970."""
 
     kind: ApprovalEventKind
     approval: ApprovalRequest

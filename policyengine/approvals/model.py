@@ -1,4 +1,5 @@
-"""An approval as data: what is asked, who asks, who may answer, and the answers; its states and their order."""
+"""An approval as data: the request, its requester, the people who may answer, and their answers; its states and their
+order."""
 
 from __future__ import annotations
 
@@ -50,15 +51,15 @@ class ApproverAnswer(Struct, frozen=True):
         return (self.by, *self.aliases)
 
     def is_by_same_person(self, other: ApproverAnswer) -> bool:
-        """Return whether two answers are of one person: of one name, under any issuer and in any spelling, or of two
-        names that one issuer gives to one user."""
+        """Return whether the same person gave both answers: both have one name, under any issuer and in any spelling,
+        or two names that one issuer gives to one user."""
         if fold_name(self.by) == fold_name(other.by):
             return True
         return self.issuer == other.issuer and not set(self.names).isdisjoint(other.names)
 
 
 class ApprovalRequest(Struct, frozen=True):
-    """A request that waits for people, or did. Times are microseconds since 1970.
+    """A request that waits, or has waited, for the approval of people. Times are microseconds since 1970.
 
     `approvers` may answer, and `count` of them must approve before `expires`; an approval then counts for `within`.
     `question` is the request as approvers see it, without secrets. `decision` is the id of the decision that opened the
@@ -149,10 +150,10 @@ class ApprovalRequest(Struct, frozen=True):
 
     @property
     def quota_names(self) -> tuple[str, ...]:
-        """The quotas in which the approval counts while it is live: of its requester until it is approved, also if it
-        was denied or withdrawn; of its approvers, of its agent at these approvers and of all approvals while it waits
-        for an answer. All but the last are of one revision of the policies, because an approval of another revision
-        cannot be answered."""
+        """The quotas in which the approval counts while it is live. Until it is approved, and after it was denied or
+        withdrawn, it counts in the quota of its requester. While it waits for an answer, it also counts in the quotas
+        of its approvers, of its agent for these approvers, and of all approvals. All quotas except the last belong to
+        one revision of the policies, because an approval of another revision cannot be answered."""
         if self.refusal is not None:
             return (self.requester_quota,)
         if len(self.votes) == self.count:
@@ -173,7 +174,7 @@ class ApprovalRequest(Struct, frozen=True):
 
     @property
     def agent_quota(self) -> str:
-        """The quota of the agent at these approvers, whatever users it acts for."""
+        """The quota of the agent for these approvers, whatever users the agent acts for."""
         who = self.requester
         return f"agent:{digest_parts(self.approver_quota, who.agent or '', who.issuer or '')}"
 

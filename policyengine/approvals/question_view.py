@@ -18,7 +18,7 @@ MAX_VIEW_BYTES = 65_536
 
 
 class UnshowableRequestError(ValueError):
-    """The error for a request that cannot be shown to a person completely, and therefore not approved."""
+    """The error for a request that cannot be shown to a person completely, and therefore cannot be approved."""
 
 
 def view_question(request: Request, redaction: Redaction) -> dict[str, Any]:
@@ -33,12 +33,12 @@ def view_question(request: Request, redaction: Redaction) -> dict[str, Any]:
     view: Any = to_json_value(clean, (), [], show_special_value)
     if len(msgpack.encode(view)) > MAX_VIEW_BYTES:
         raise UnshowableRequestError("the request is too large to be shown to a person")
-    return view  # type: ignore[no-any-return]  # an object, as `clean`
+    return view  # type: ignore[no-any-return]  # an object, like `clean`
 
 
 def show_special_value(value: object, at: Sequence[str | int]) -> str:
-    """Return the text of a value that JSON cannot hold. Raises UnshowableRequestError for a text that was not read, of
-    which only the digest is known."""
+    """Return the text of a value that JSON cannot hold. Raises UnshowableRequestError for a text that was not read, so
+    that only its digest is known."""
     if not isinstance(value, Invalid):
         return str(value)
     if value.given is not None:

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 class ApprovalSettings:
     """How approvals are opened and answered.
 
-    With `trust_callers`, `approvals` in a question count; otherwise only answers that this engine recorded. A person
-    can answer for the duration `wait`. At most `most_per_requester` approvals of one requester may be open, denied or
-    withdrawn at a time, and `most_per_approver` may wait for the same approvers, of which one agent has at most half.
-    `issuers` are the issuers whose users may answer; if it is empty, the policies must tell the users of issuers apart
-    (`may_name_approvers`). `url` is the public URL of the server, for links to approvals; `console_url` is that of the
-    console, where people answer. `listener` receives what happens to approvals.
+    With `trust_callers`, `approvals` in a question count; otherwise only answers that this engine recorded count. A
+    person can answer for the duration `wait`. At most `most_per_requester` approvals of one requester may be open,
+    denied or withdrawn at a time, and `most_per_approver` may wait for the same approvers, at most half of these from
+    one agent. `issuers` are the issuers whose users may answer; if it is empty, the policies must distinguish the users
+    of different issuers (`may_name_approvers`). `url` is the public URL of the server, for links to approvals;
+    `console_url` is that of the console, where people answer. `listener` receives what happens to approvals.
     """
 
     trust_callers: bool = False

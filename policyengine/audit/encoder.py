@@ -61,7 +61,7 @@ class PlainCheck:
 
     def __init__(self, suspicious: frozenset[str]) -> None:
         self._suspicious = suspicious
-        self._names_index = any(name.isdecimal() for name in suspicious)  # of a list, whose indexes are no names
+        self._names_index = any(name.isdecimal() for name in suspicious)  # of a list, whose indexes are not names
         self._known: set[tuple[str, ...]] = set()
 
     def is_plain_object(self, tree: dict[str, Any], levels: int = MAX_DEPTH - 1) -> bool:

@@ -100,7 +100,7 @@ class RotatingLogFile:
 
     def close(self) -> None:
         """Close the file, once. A later write raises OSError: it must not reach another file, which may have got the
-        number of this one."""
+        same file descriptor."""
         closed, self._file = self._file, CLOSED
         if closed != CLOSED:
             os.close(closed)

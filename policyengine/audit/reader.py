@@ -137,8 +137,8 @@ def read_log(path: Path | str, tell: Report = lambda message: None) -> Iterator[
 
 
 def search_log(path: Path | str, wanted: LineFilter, tell: Report = lambda message: None) -> Iterator[LogEntry]:
-    """Yield, as `read_log`, the records of the lines that `wanted` accepts. Other lines are not parsed. Raises OSError
-    if a file cannot be read."""
+    """Yield, as `read_log` does, the records of the lines that `wanted` accepts. Other lines are not parsed. Raises
+    OSError if a file cannot be read."""
     before = 0
     for file in log_files(Path(path)):
         before += yield from read_entries(file, tell, before, wanted)

@@ -29,7 +29,7 @@ REPORTED = 1
 
 
 class ReportTurn(Enum):
-    """Whether a report is the first about its decision, a repeated report, or about an unknown decision."""
+    """Whether a report is the first about its decision, a repeated report, or a report about an unknown decision."""
 
     FIRST = "first"
     AGAIN = "again"
@@ -131,8 +131,8 @@ class RecentDecisions:
                 self._publish(caller, subject.decision.id)
 
     def take_turn(self, decision: str) -> ReportTurn:
-        """Return whether this is the first report of the current caller about the decision, a repeated report, or about
-        an unknown decision, and record that the outcome was reported.
+        """Record that the current caller reported the outcome of the decision. Return whether this is the first report,
+        a repeated report, or a report about an unknown decision.
         """
         return self._change(decision, reported=True)
 

@@ -10,7 +10,7 @@ from policyengine.audit.event_records import SystemEvent
 from policyengine.log_throttle import LogThrottle
 
 MAX_ITEMS = 50  # maximum items of a list in a line
-# Events that are all written: the actions of identified people, and what pins report, which has a limit of its own.
+# Events without a limit here: the actions of identified people, and the reports of pins, which have their own limit.
 UNLIMITED_EVENTS = frozenset(
     {
         SystemEvent.APPROVAL,
@@ -40,7 +40,7 @@ class SystemNotes:
 
     def write(self, event: SystemEvent | str, moment: int | None = None, /, **details: object) -> bool:
         """Write a line at a time in nanoseconds, by default now; details that are None or empty are left out. Return
-        whether it was written, which a line above the limit is not; a failure is counted and reported by the log.
+        whether the line was written: a line above the limit is not. The log counts and reports a failure.
         """
         events = 1 if event in UNLIMITED_EVENTS else self._throttle.admit(event)
         if events is None:

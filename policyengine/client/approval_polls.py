@@ -23,15 +23,15 @@ APPROVAL_ID = re.compile(r"[A-Za-z0-9_-]{16,128}").fullmatch
 
 
 class StatusQuery(NamedTuple):
-    """A question about the state of an approval, which the server may answer only after `seconds`."""
+    """A question about the state of an approval; the server may hold the answer back for up to `seconds`."""
 
     id: str
     seconds: int
 
     @property
     def path(self) -> str:
-        """The path at the server that decided. The status URL of the ticket is not used, because it may name another
-        host, to which this client must send nothing.
+        """The path of the question at the server that decided. The status URL of the ticket is not used, because it may
+        name another host, to which this client must send nothing.
         """
         return f"/approvals/{self.id}?wait={self.seconds}"
 
@@ -78,8 +78,9 @@ _decode_status = msgspec.msgpack.Decoder(StatusDocument).decode
 
 
 def poll_states(tickets: Sequence[ApprovalTicket], seconds: float, clock: Callable[[], float]) -> Polls:
-    """Yield the steps of waiting until every approval was given, one has ended otherwise, or the time is over. Each
-    query is answered with a response, or with None if there was none. Return the states that are known by then.
+    """Yield the steps of waiting until every approval is given, an approval has ended otherwise, or the time is over.
+    The caller answers each query with a response, or with None if the server did not respond. Return the states that
+    are known by then.
     """
     until, states = clock() + seconds, dict[str, TicketState]()
     for ticket in tickets:
@@ -121,7 +122,7 @@ def poll_state(
 
 
 def read_state(answer: WireResponse) -> TicketState | None:
-    """Return the state in an answer; None if the answer has none."""
+    """Return the state in an answer; None if the answer has no state."""
     if answer.status != 200 or answer.media_type.partition(";")[0].strip() != MSGPACK:
         return None
     try:

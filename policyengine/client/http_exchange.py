@@ -156,7 +156,7 @@ class ClientBase:
     def __init__(
         self, url: str, *, token: str | None = None, timeout: float = TIMEOUT, clock: Callable[[], float] = monotonic
     ) -> None:
-        """Raises ValueError for a URL that names no server."""
+        """Parse the URL of the server. Raises ValueError for a URL that names no server."""
         parsed = httpx.URL(url)
         if parsed.scheme not in ("http", "https") or not parsed.host:
             raise ValueError(f"`{one_line(url)}` is not the URL of a server: write `http://HOST:PORT`")

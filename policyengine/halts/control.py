@@ -104,7 +104,7 @@ class HaltControl:
     def __init__(
         self, store: HaltStore, *, file: Path | str | None = None, clock: Callable[[], int] = lambda: int(time())
     ) -> None:
-        """`clock` returns the time in seconds since 1970."""
+        """Read the halts in the store and in the file. `clock` returns the time in seconds since 1970."""
         self._clock = clock
         self.log: Callable[..., object] = lambda event, **details: None  # writes a line about the server
         self._stored = FollowedSource(StoreHalts(store))

@@ -37,7 +37,8 @@ class HaltLift(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=Tr
 
 
 class HaltDocument(Struct, frozen=True, forbid_unknown_fields=True):
-    """The content of the document. `number` protects against an older document under a newer number."""
+    """The content of the document. `number` repeats the number under which the store has the document, so that an older
+    document under a newer number is refused."""
 
     number: int
     halts: tuple[Halt, ...] = ()

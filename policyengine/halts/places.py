@@ -1,4 +1,4 @@
-"""The places of halts, written as after `on` in a guard; like guards, they ignore letter case."""
+"""The places of halts. They are written like the places after `on` in a guard and, like guards, ignore letter case."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ PLACE_HINT: Final = "write it as after `on`: `/v1/reports/**`, `GET /v1/invoices
 
 @lru_cache(maxsize=1_024)
 def parse_place(text: str) -> Callable[[Endpoint], bool]:
-    """Return whether the place covers an endpoint, as a function. Raises HaltError."""
-    from policyengine.check import compile_sources  # a quarter of the start of the process that reads logs
+    """Return a function that returns whether the place covers an endpoint. Raises HaltError."""
+    from policyengine.check import compile_sources  # a quarter of the startup of the process that reads logs
 
     source = f'language 1\npackage halted\nguard "halted" on {text} {{ deny }}\n'
     found, problems = compile_sources([Source("place", source)])

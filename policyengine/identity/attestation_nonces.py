@@ -23,7 +23,7 @@ NONCE = regex(rf"[A-Za-z0-9_-]{{{NONCE_BYTES * 4 // 3}}}")
 class AttestationNonces:
     """Nonces made of a time, random bytes and an HMAC with `key`. The store keeps only used nonces, so that clients may
     request any number of nonces. `leeway` is the tolerated clock difference in seconds between servers that share the
-    key. Threads may share it.
+    key. Threads may share an instance.
     """
 
     marks: CredentialMarks = field(repr=False)

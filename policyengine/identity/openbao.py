@@ -175,7 +175,7 @@ class OpenBaoClient:
                     f"`{name}`: the certificate of OpenBao is not trusted", "check `ca`"
                 ) from None
             except (OSError, exceptions.VaultError, ValueError) as error:
-                if isinstance(error.__context__, ReadTimeoutError):  # `requests` calls it a ConnectionError in a body
+                if isinstance(error.__context__, ReadTimeoutError):  # in a body, `requests` raises ConnectionError
                     raise SingleFlightTimeoutError from None
                 why = type(error).__name__
                 raise IdentityConfigError(

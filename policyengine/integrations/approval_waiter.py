@@ -37,7 +37,8 @@ class ApprovalWaiter:
 
     @property
     def waits(self) -> bool:
-        """Whether requests may wait; then the departure of their clients is noticed once their bodies were read."""
+        """Whether requests may wait. The departure of a waiting client is noticed only after the body of its request
+        was read."""
         return self._seconds > 0
 
     async def decide(self, question: Facts, duties: Duties, gone: ClientWatch | None = None) -> Decision:

@@ -71,9 +71,9 @@ class ApprovalWatch:
         return self._decides.await_approval if isinstance(self._decides, RemoteApprovals) else None
 
     async def wait(self, decision: Decision, seconds: float) -> Decision | None:
-        """Wait until all approvals of a confirm were given, one has ended otherwise, or the time is over. Return the
-        confirm with their states; None if the request must be decided again, because all were given, or because other
-        policies are in force.
+        """Wait until all approvals of a confirm are given, an approval has ended otherwise, or the time is over. Return
+        the confirm with the states of its approvals; None if the request must be decided again, because all approvals
+        were given, or because other policies are in force.
         """
         if (remote := self.remote) is not None:
             answered = await remote(decision, seconds)
@@ -133,7 +133,7 @@ def look_up_approvals(desk: ApprovalDesk, ids: Sequence[str]) -> list[TrackedApp
 
 
 def ticket_states(ids: Sequence[str], found: Sequence[TrackedApproval]) -> dict[str, TicketState]:
-    """Return the states of approvals by id; one that is no longer known ended long ago."""
+    """Return the states of approvals by id; an approval that is no longer known ended long ago."""
     states = {id: TicketState("expired") for id in ids}
     for tracked in found:
         refusal = tracked.approval.refusal

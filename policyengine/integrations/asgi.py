@@ -54,9 +54,9 @@ class PolicyMiddleware:
     caller, who gets a 401.
 
     The body is read only if the policy reads it; with a remote decision point, every body is read unless
-    `looks_into_body(method, path)` returns False. WebSockets are closed unless `websockets` is true: then the opening
-    of each WebSocket is decided as a GET of its path. A request that people must approve waits for them, for at most
-    `wait_for_approval` seconds.
+    `looks_into_body(method, path)` returns False. WebSockets are closed unless `websockets` is true; if it is, the
+    opening of each WebSocket is decided as a GET of its path. A request that people must approve waits for them, for at
+    most `wait_for_approval` seconds.
     """
 
     def __init__(

@@ -56,7 +56,7 @@ class PolicyDeniedError(HTTPException):
 
 
 async def problem_details(request: Request, error: Exception) -> Response:
-    """The handler for `app.add_exception_handler(PolicyDeniedError, problem_details)`."""
+    """Return the answer to a denied request, for `app.add_exception_handler(PolicyDeniedError, problem_details)`."""
     assert isinstance(error, PolicyDeniedError)
     media = "application/problem+json"
     return JSONResponse(error.detail, error.status_code, headers=error.headers, media_type=media)

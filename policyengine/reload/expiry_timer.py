@@ -51,7 +51,7 @@ class ExpiryTimer:
             stop.wait(self._period * self._draw(MIN_PERIOD_SHARE, 2 - MIN_PERIOD_SHARE))
 
     def _report(self, error: Exception) -> None:
-        text = f"approvals that expire cannot be recorded: {error!r}"
+        text = f"the expiry of approvals cannot be recorded: {error!r}"
         self._throttle.tell(logging.ERROR, "expiry", text, event=FAILS)
 
 

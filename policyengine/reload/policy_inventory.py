@@ -138,7 +138,7 @@ class PolicyInventory:
                 if item.file == file and item.key not in keys and (item.kind, item.content) not in moved
             ]
             if gone:
-                rest = ", which declares no rules any more: its" if file in after.texts else ", and with it"
+                rest = ", which no longer declares rules: its" if file in after.texts else ", and with it"
                 yield Loss(FILES, f"file `{file}`{rest} {list_items(gone)}")
 
     def _find_moved(self, after: PolicyInventory) -> frozenset[tuple[str, bytes]]:

@@ -45,7 +45,7 @@ class PinFileError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ToolPin:
-    """The reviewed definitions of a tool, by hash, and who reviewed them when."""
+    """The reviewed definitions of a tool, by hash, who reviewed them, and when."""
 
     definitions: Mapping[str, Definition]
     reviewed: str
@@ -159,7 +159,7 @@ def unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def refuse_constant(text: str) -> object:
-    raise ValueError(f"`{text}` is not a number of JSON")
+    raise ValueError(f"`{text}` is not a JSON number")
 
 
 @dataclass(frozen=True, slots=True)

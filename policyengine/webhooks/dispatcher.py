@@ -164,7 +164,7 @@ class WebhookDispatcher:
                 self.tick()
 
     def stop(self, seconds: float = STOP_SECONDS) -> None:
-        """End the threads within `seconds`. What was not sent waits in the spool."""
+        """End the threads within `seconds`. Messages that were not sent wait in the spool."""
         if not self._threads.stop(seconds, (self._ready, *self._sending.values())):
             return
         self.tick()
@@ -194,7 +194,8 @@ def send_until_stopped(sender: WebhookSender, ready: Event, stop: Event) -> None
 
 
 def message_id(webhook: str, event: ApprovalEvent) -> str:
-    """Return the ID of a message: the same whenever it is sent, and of no use to find the approval."""
+    """Return the ID of a message. It is the same each time the message is sent, and does not reveal the ID of the
+    approval."""
     digest = sha256("\0".join((webhook, event.approval.id, event.kind)).encode()).hexdigest()
     return f"msg_{digest[:32]}"
 

@@ -84,5 +84,5 @@ def read_key(path: Path) -> bytes:
     except ValueError as error:
         raise SecretValueError(f"`{place}`: {error}") from None
     if len(key) < MIN_SECRET_BYTES:
-        raise SecretValueError(f"`{place}`: the secret has less than {MIN_SECRET_BYTES} bytes")
+        raise SecretValueError(f"`{place}`: the secret has fewer than {MIN_SECRET_BYTES} bytes")
     return key

@@ -19,7 +19,7 @@ MAX_SIGNATURES = 20  # more signatures in a header are not compared
 
 
 class WebhookForgedError(ValueError):
-    """The error for a webhook that no secret proves, or that is too old."""
+    """The error for a webhook whose signature matches no secret, or that is too old."""
 
 
 class WebhookRepeatedError(WebhookForgedError):
@@ -56,7 +56,7 @@ def verify_webhook(
     expected = [webhook_signature(key, id, seconds, content).encode() for key in keys]
     # Every pair is compared, so that the duration does not depend on which one matches.
     if not sum(hmac.compare_digest(one, other) for one in given for other in expected):
-        raise WebhookForgedError("no secret proves the signature of the webhook")
+        raise WebhookForgedError("no secret matches the signature of the webhook")
     if abs((time() if now is None else now) - int(seconds)) > tolerance:
         raise WebhookForgedError("the webhook is too old, or the clocks differ too much")
     if received is not None:

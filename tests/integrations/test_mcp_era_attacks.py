@@ -552,14 +552,14 @@ def scripted(scripted_place: ScriptedPlace) -> Callable[..., httpx.Response]:
         (ScriptedUpstream(200, PLAIN, '{"a":' * 10_000), "not JSON"),
         (ScriptedUpstream(200, PLAIN, "[]"), "no message"),
         (ScriptedUpstream(200, PLAIN, '{"jsonrpc":"2.0","id":$id,"result":[]}'), "no answer to the request"),
-        (ScriptedUpstream(200, "text/html", "<html>"), "HTTP 200, which is no answer of MCP"),
-        (ScriptedUpstream(302, PLAIN, "", location="http://127.0.0.1:9/"), "HTTP 302, which is no answer of MCP"),
+        (ScriptedUpstream(200, "text/html", "<html>"), "HTTP 200, which is not an answer of MCP"),
+        (ScriptedUpstream(302, PLAIN, "", location="http://127.0.0.1:9/"), "HTTP 302, which is not an answer of MCP"),
         (ScriptedUpstream(500, PLAIN, "{}"), "the upstream server failed: HTTP 500"),
         (
             ScriptedUpstream(401, PLAIN, "", **{"www-authenticate": "Bearer x"}),
             "refuses the credentials of the gateway",
         ),
-        (ScriptedUpstream(202, PLAIN), "HTTP 202, which is no answer of MCP"),
+        (ScriptedUpstream(202, PLAIN), "HTTP 202, which is not an answer of MCP"),
     ],
 )
 def test_an_answer_that_is_none_is_an_error(

@@ -194,14 +194,14 @@ def test_attack_answer_to_another_request(kind: str, answer: dict[str, Any], wor
         (200, b" " * 30_000, PLAIN, "too large"),
         (200, b"data: " + b"x" * 30_000, STREAM, "sends too much"),
         (200, b": ping\n\n", STREAM, "ended its stream without an answer"),
-        (200, b"<html>", "text/html", "HTTP 200, which is no answer of MCP"),
-        (202, b"", PLAIN, "HTTP 202, which is no answer of MCP"),
-        (400, b"bad", "text/plain", "HTTP 400, which is no answer of MCP"),
+        (200, b"<html>", "text/html", "HTTP 200, which is not an answer of MCP"),
+        (202, b"", PLAIN, "HTTP 202, which is not an answer of MCP"),
+        (400, b"bad", "text/plain", "HTTP 400, which is not an answer of MCP"),
         (
             405,
             b"",
             PLAIN,
-            "HTTP 405, which is no answer of MCP; the URL of `--upstream` may lack its path, such as `/mcp`",
+            "HTTP 405, which is not an answer of MCP; the URL of `--upstream` may lack its path, such as `/mcp`",
         ),
         (400, b'{"jsonrpc":"2.0","id":null,"error":{"code":-32600,"message":"why"}}', PLAIN, "why"),
         (404, b'{"jsonrpc":"2.0","id":7,"error":{"code":-32601,"message":"unknown"}}', PLAIN, "unknown"),
@@ -251,7 +251,7 @@ def test_attack_redirect_that_would_take_the_credentials_along(caplog: pytest.Lo
             async with session_with(serving(call), authorization="Bearer own") as test:
                 await test.begin()
                 for _ in range(2):
-                    assert "HTTP 307, which is no answer of MCP" in await test.fail()
+                    assert "HTTP 307, which is not an answer of MCP" in await test.fail()
             assert elsewhere.heard == []
 
     with caplog.at_level(logging.WARNING):

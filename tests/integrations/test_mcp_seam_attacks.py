@@ -104,7 +104,7 @@ def test_attack_stream_that_follows_too_much_at_a_middleware(watched: Watched, m
     handle = getattr(policy, "on_request", policy)
 
     async def work() -> None:
-        with pytest.raises(MCPError, match="a stream can follow 100"):
+        with pytest.raises(MCPError, match="a stream can follow at most 100"):
             await handle(Context(), None)
 
     run(work)

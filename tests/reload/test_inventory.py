@@ -177,7 +177,7 @@ def test_a_file_that_lost_only_its_rules_is_not_said_to_be_gone(before: PolicyIn
     emptied = replace(found, texts={"other.policy": "language 1\npackage other\nscope all { GET /other }\n"})
     [file, *_] = gone(before.losses(emptied))
     assert file == (
-        'removed-files: file `other.policy`, which declares no rules any more: its guard "elsewhere", block "anyone"'
+        'removed-files: file `other.policy`, which no longer declares rules: its guard "elsewhere", block "anyone"'
     )
 
 

@@ -46,13 +46,13 @@ def test_while_secrets_change_old_and_new_ones_are_accepted() -> None:
 @pytest.mark.parametrize(
     ("headers", "why"),
     [
-        (signed(OTHER), "no secret proves"),
-        ({**signed(SECRET), "webhook-id": "msg_2"}, "no secret proves"),
-        ({**signed(SECRET), "webhook-timestamp": str(int(NOW) + 1)}, "no secret proves"),
-        ({**signed(SECRET), "webhook-signature": signed(SECRET)["webhook-signature"][:-4]}, "no secret proves"),
-        ({**signed(SECRET), "webhook-signature": "v1,"}, "no secret proves"),
-        ({**signed(SECRET), "webhook-signature": "v1a,é \x00"}, "no secret proves"),
-        ({**signed(SECRET), "webhook-signature": "v2" + signed(SECRET)["webhook-signature"][2:]}, "no secret proves"),
+        (signed(OTHER), "no secret matches"),
+        ({**signed(SECRET), "webhook-id": "msg_2"}, "no secret matches"),
+        ({**signed(SECRET), "webhook-timestamp": str(int(NOW) + 1)}, "no secret matches"),
+        ({**signed(SECRET), "webhook-signature": signed(SECRET)["webhook-signature"][:-4]}, "no secret matches"),
+        ({**signed(SECRET), "webhook-signature": "v1,"}, "no secret matches"),
+        ({**signed(SECRET), "webhook-signature": "v1a,é \x00"}, "no secret matches"),
+        ({**signed(SECRET), "webhook-signature": "v2" + signed(SECRET)["webhook-signature"][2:]}, "no secret matches"),
         ({**signed(SECRET), "webhook-signature": "v1,x " * 20 + signed(SECRET)["webhook-signature"]}, "no secret"),
         ({**signed(SECRET), "webhook-signature": ""}, "no signature"),
         ({}, "no ID"),
@@ -69,7 +69,7 @@ def test_a_forged_signature_is_refused(headers: dict[str, str], why: str) -> Non
 
 @pytest.mark.parametrize("content", [CONTENT[:-1], CONTENT + b"\n", b"", CONTENT.replace(b"opened", b"denied")])
 def test_a_changed_or_truncated_body_is_refused(content: bytes) -> None:
-    with pytest.raises(WebhookForgedError, match="no secret proves"):
+    with pytest.raises(WebhookForgedError, match="no secret matches"):
         verify(signed(SECRET), content)
 
 

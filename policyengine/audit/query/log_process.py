@@ -116,7 +116,7 @@ LogAnswer: TypeAlias = (
 
 @dataclass(frozen=True, slots=True)
 class LogReply:
-    """The answer of the process, or why it has none."""
+    """The answer of the process, or the error that it reports instead."""
 
     content: LogAnswer | LogReadError
 
@@ -138,8 +138,8 @@ def check_seal(log: Path, folder: Path, record: DecisionRecord) -> RecordSeal:
 
 class LogReader:
     """A child process that answers questions, one after the other. It starts with the first question, which takes half
-    a second, and ends when it was idle for `idle` seconds. `longest` is the maximum number of seconds for an answer.
-    Threads take turns.
+    a second, and ends when it has been idle for `idle` seconds. `longest` is the maximum number of seconds for an
+    answer. Threads take turns.
     """
 
     def __init__(self, longest: float = MAX_READ_SECONDS, idle: float = IDLE_SECONDS) -> None:

@@ -79,7 +79,8 @@ class TrafficDecision:
 
 @dataclass(frozen=True, slots=True)
 class TrafficSearch:
-    """A search for the newest decisions, with this `outcome` and of this `agent` unless they are empty."""
+    """A search for the newest decisions with this `outcome` and of this `agent`; an empty text matches all
+    decisions."""
 
     log: Path
     outcome: str = ""

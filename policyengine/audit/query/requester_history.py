@@ -20,8 +20,8 @@ SEPARATOR = ", "  # between the names of people
 
 @dataclass(frozen=True, slots=True)
 class PriorApproval:
-    """An earlier approval: its last state in the log, the time of that, and the people who answered, if some did: all
-    who approved, in their order, or the one who denied."""
+    """An earlier approval: its last state in the log, the time of that state, and the people who answered, if any: all
+    who approved, in order, or the person who denied."""
 
     id: str
     state: str

@@ -232,7 +232,7 @@ class ReportPage:
             )
             for row in answer.rows
         ]
-        heads = ("agents, down to the presenting one", "count")
+        heads = ("agents, down to the presenting agent", "count")
         return self._panel("Which agents act through others", "chains", "chains", heads, rows)
 
     def _measures(self, title: str, name: str) -> ReportPanel:

@@ -90,8 +90,8 @@ def skip_long_line(read: Callable[[int], bytes], begun: bytes) -> tuple[bytes, b
 
 
 def summarize_lines(path: Path) -> tuple[int, str]:
-    """Return the number of the lines of a file, and the digest of their digests. The last line may be incomplete.
-    Raises OSError."""
+    """Return the number of lines of a file, and the digest of their digests. The last line may be incomplete. Raises
+    OSError."""
     count, whole = 0, sha256()
     with suppress(UnreadableFileError):
         for batch in line_batches(path):

@@ -34,8 +34,8 @@ def count_later_files(log: Path, folder: Path, file: Path) -> int | None:
 
 
 def is_waiting(log: Path, folder: Path, state: SealState, file: Path) -> bool:
-    """Return whether a file follows the file that is being sealed, or is this file. If this file is gone, return
-    whether the file was written after the last checkpoint. Raises OSError."""
+    """Return whether a file is the file that is being sealed, or follows it. If the file that is being sealed is gone,
+    return whether the given file was written after the last checkpoint. Raises OSError."""
     files = log_files(log)
     at = next((at for at, path in enumerate(files) if is_at(path, (state.device, state.inode))), None)
     if at is None:

@@ -50,7 +50,7 @@ class LeftFile:
 @dataclass(frozen=True, slots=True)
 class LineRange:
     """Complete lines after the cursor, without their newlines; they end before byte `end` of the file. With `lost`, the
-    only line was too long, and is replaced by an empty one. With `late`, the lines are in this rotated file, which the
+    only line was too long, and is replaced by an empty line. With `late`, the lines are in this rotated file, which the
     follower had left."""
 
     lines: Sequence[bytes]

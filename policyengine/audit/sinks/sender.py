@@ -37,7 +37,7 @@ class SinkSender:
     kept within the bound by skipping its oldest lines, unless the sink denies. `clock` returns monotonic seconds, `now`
     seconds since 1970, and `draw` a random number between two numbers.
 
-    `sent` and `lost` count lines, and `failures` failed steps, of this process.
+    `sent` and `lost` count lines of this process, and `failures` counts its failed steps.
     """
 
     def __init__(
@@ -146,8 +146,8 @@ class SinkSender:
         self._count_lost(follower, why or "a line is too long")
 
     def _accepts_another_line(self, transport: Transport, follower: LogFollower, refused: LineRange) -> bool:
-        """Send a line again that the receiver accepted or, without one, the shortest of the refused lines and those
-        after them. Return whether the receiver accepts it. Raises SinkError."""
+        """Send again a line that the receiver accepted; without such a line, send the shortest of the refused lines and
+        the lines after them. Return whether the receiver accepts the line. Raises SinkError."""
         shortest = sorted([*refused.lines, *follower.peek(refused)], key=len) if self._accepted is None else ()
         line = next((line for raw in shortest if (line := read_sink_line(raw)) is not None), self._accepted)
         try:

@@ -303,7 +303,7 @@ class TokenIssuer:
     def _keep(
         self, raw: str, claims: Mapping[str, object], subject: SubjectToken, actor: AuthenticatedClient, now: int
     ) -> None:
-        """Record the token before the client receives it, or do not issue it. Raises TokenIssuanceError."""
+        """Record the token before the client receives it. Raises TokenIssuanceError if the token cannot be recorded."""
         if self.log is None:
             return
         facts = self._facts(self._as_token(claims, raw.encode()), actor)

@@ -40,7 +40,7 @@ _LOG = logging.getLogger("policyengine")
 
 
 class DirectoryKeys(Protocol):
-    """The keys of one directory. Threads may share it."""
+    """The keys of one directory. Threads may share an instance."""
 
     def find(self, kid: str | None, alg: str, now: int) -> Sequence[VerifyingKey]:
         """Return the key by thumbprint, with `DIRECTORY_KEY` as `alg`. May wait for a bounded time. Raises

@@ -60,7 +60,7 @@ SMALL_ORDER_POINTS = frozenset(
 
 
 class KeySource(Protocol):
-    """The keys of one issuer. Threads may share it."""
+    """The keys of one issuer. Threads may share an instance."""
 
     def find(self, kid: str | None, alg: str, now: int) -> Sequence[VerifyingKey]:
         """Return the keys that may have signed a token with this header: at least one and at most `MAX_CANDIDATE_KEYS`,
@@ -221,7 +221,7 @@ def find_weakness(key: object) -> str | None:
                 return "its exponent is too small or too large"
         case EllipticCurvePublicKey():
             if key.curve.key_size < MIN_CURVE_BITS:
-                return f"its curve has less than {MIN_CURVE_BITS} bits"
+                return f"its curve has fewer than {MIN_CURVE_BITS} bits"
         case Ed25519PublicKey():
             raw = key.public_bytes_raw()
             if raw[:-1] + bytes([raw[-1] & 0x7F]) in SMALL_ORDER_POINTS:

@@ -45,7 +45,7 @@ class KeyState(StrEnum):
 
 
 class TokenSigner(Protocol):
-    """This server's signing keys. Threads may share it. `now` is in seconds since 1970."""
+    """This server's signing keys. Threads may share an instance. `now` is in seconds since 1970."""
 
     def sign(self, header: Mapping[str, object], claims: Mapping[str, object], now: int) -> str:
         """Return a JWT signed with the current key. May wait for the signer. Raises IdentityConfigError."""

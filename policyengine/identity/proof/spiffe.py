@@ -48,7 +48,7 @@ _LOG = logging.getLogger("policyengine")
 class TrustBundle:
     """The authorities of a trust domain from a PEM file or SPIFFE bundle, read again when it changes. If that fails,
     the failure is logged and the previous authorities remain valid for an hour; after that, no authority is trusted.
-    Threads may share it.
+    Threads may share an instance.
     """
 
     def __init__(self, path: Path) -> None:
@@ -198,7 +198,7 @@ def check_leaf(leaf: x509.Certificate) -> None:
     usage = known.get(x509.KeyUsage.oid)
     if not isinstance(usage, x509.KeyUsage) or not usage.digital_signature or usage.key_cert_sign or usage.crl_sign:
         raise CredentialError(
-            RefusalCode.CERTIFICATE, "the key usage of the client certificate is not digital signatures only"
+            RefusalCode.CERTIFICATE, "the key usage of the client certificate is not limited to digital signatures"
         )
     purposes = known.get(x509.ExtendedKeyUsage.oid)
     if isinstance(purposes, x509.ExtendedKeyUsage) and ExtendedKeyUsageOID.CLIENT_AUTH not in purposes:

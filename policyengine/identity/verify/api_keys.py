@@ -41,8 +41,8 @@ def hash_api_key(key: str) -> str:
 
 class ApiKeys:
     """The API keys of a file, which is read again when it changes. While it cannot be read, all keys are refused.
-    Threads may share it. Digests are looked up by an HMAC with a secret of this process, so that timing reveals nothing
-    about them."""
+    Threads may share an instance. Digests are looked up by an HMAC with a secret of this process, so that timing
+    reveals nothing about them."""
 
     def __init__(self, path: Path, issuers: Collection[str]) -> None:
         """Read the file. `issuers` are the names of the policy's issuers. Raises IdentityConfigError."""

@@ -50,8 +50,8 @@ _LOG = logging.getLogger("policyengine")
 
 @dataclass(slots=True)
 class MessageBudget:
-    """The messages for one caller: how many log messages may follow at once, since when, and when a denial of each
-    kind was last recorded."""
+    """The budget for the messages to one caller: the number `logs` of log messages that may follow at once, the time at
+    which it was last `refilled`, and the time at which a denial of each kind was last `recorded`."""
 
     refilled: float
     logs: float = LOGS_AT_ONCE
@@ -93,7 +93,7 @@ class ClientMessageDecider:
         return decision if decision.allowed else self._warn(budget, method, decision)
 
     def _budget(self, facts: Facts | None) -> MessageBudget:
-        """Return the budget of a caller; the caller that has waited longest is forgotten to make room."""
+        """Return the budget of a caller. To make room, the caller whose last message is oldest is forgotten."""
         owner = None if facts is None else caller_identity(facts)
         budget = self._budgets.setdefault(owner, MessageBudget(self._clock()))
         self._budgets.move_to_end(owner)

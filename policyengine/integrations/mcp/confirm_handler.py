@@ -105,8 +105,8 @@ class InputRound(NamedTuple):
 
 
 class ConfirmHandler:
-    """Settles the confirms of one enforcement point. One call waits for each approval: others would only wait for the
-    approval that this call uses.
+    """Settles the confirms of one enforcement point. Only one call waits for each approval, because only one call can
+    use it.
     """
 
     def __init__(self, decides: PolicyDecisionPoint, options: ConfirmOptions) -> None:
@@ -225,7 +225,8 @@ class ConfirmHandler:
             waiting.cancel()
 
     async def _take(self, prompt: UserPrompt, answer: Mapping[str, Any]) -> bool:
-        """Record an answer in a form, for the user of the request. Return whether an answer is there or expected."""
+        """Record an answer in a form, for the user of the request. Return whether the answer was recorded or is
+        expected on the page."""
         if prompt.mode is ElicitMode.URL:
             return answer.get("action") == "accept"
         words = read_form_answer(answer)
@@ -244,7 +245,7 @@ class ConfirmHandler:
 
 
 def allowed_modes(elicit: ElicitMode) -> frozenset[ElicitMode]:
-    """Return the modes that a setting permits: who trusts forms also trusts pages."""
+    """Return the modes that a setting permits: a setting that permits forms also permits pages."""
     match elicit:
         case ElicitMode.OFF:
             return frozenset()

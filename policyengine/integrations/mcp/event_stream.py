@@ -14,9 +14,10 @@ class EventStreamError(Exception):
 
 
 class EventParser:
-    """Splits the parts of a stream into events. `limit` is the number of bytes of the whole stream or, if it is
-    endless, of what follows one event. `last_id` is the ID of the last event that has one, from which the stream can
-    be resumed; `retry` is the number of seconds after which the server wants that. `count` is the number of events."""
+    """Splits the parts of a stream into events. `limit` is the maximum number of bytes of the whole stream or, if it is
+    endless, of the part between two events. `last_id` is the ID of the last event that has one, from which the stream
+    can be resumed; `retry` is the number of seconds after which the server wants the stream to be resumed. `count` is
+    the number of events."""
 
     def __init__(self, limit: int, *, is_endless: bool = False) -> None:
         self._limit, self._is_endless = limit, is_endless

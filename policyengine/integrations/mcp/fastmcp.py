@@ -126,10 +126,10 @@ class PolicyMiddleware(Middleware):
     `server` is the server's name in policies: `TOOL billing/refund` is its tool `refund`. `identify` returns facts
     about the caller that the server verified, in the form that `/decide` accepts; None for an unknown caller, to whom
     everything is denied. The default is `by_token`. `also` lists further methods that pass without a decision, such as
-    `logging/setLevel`. A `tools/call` that a person must approve waits for the approval for at most
-    `wait_for_approval` seconds; `elicit` says how the client may ask the user of the request, and `approval_pages` is
-    the URL of the console with the pages of approvals. `tasks` is the table of tasks to share with other middleware.
-    With `pins`, the path of a pin file, only tools are shown and called whose definition was reviewed.
+    `logging/setLevel`. A `tools/call` that a person must approve waits for the approval for at most `wait_for_approval`
+    seconds; `elicit` says how the client may ask the user of the request, and `approval_pages` is the URL of the
+    console with the pages of approvals. `tasks` is the table of tasks to share with other middleware. With `pins`, the
+    path of a pin file, only tools whose definition was reviewed are shown and called.
     """
 
     def __init__(

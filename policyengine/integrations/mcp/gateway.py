@@ -247,7 +247,8 @@ class McpGateway:
         return session_owner(proved)
 
     async def stated_owner(self, request: Request) -> Owner | None:
-        """Return the owner that a request states without credentials; None if it has any, which prove it elsewhere."""
+        """Return the owner that a request names without credentials; None if the request has credentials, which must be
+        verified to find the owner."""
         facts = await identify_caller(self.identify, cast(RequestContext, SessionRequest(request)))
         if facts is None or self._stated is None or self._stated[0] is not facts:
             owner = None if facts is not None and "credentials" in facts else session_owner(facts)
@@ -305,7 +306,7 @@ def opens_modern(first: SessionMessage) -> bool:
 
 
 async def receive_first_request(client: MessageReader) -> SessionMessage | None:
-    """Return the first request, which decides the era; messages before it mean nothing. Return None at the end."""
+    """Return the first request, which decides the era; messages before it are ignored. Return None at the end."""
     while True:
         try:
             item = await client.receive()

@@ -17,7 +17,8 @@ TOKENS_PER_VALUE: Final = 4  # at most: a name, a value that is a string, a comm
 
 
 def has_too_many_values(message: bytes, most: int = MAX_MESSAGE_VALUES) -> bool:
-    """Return whether a message in JSON has more than `most` values; a text that is not JSON may have less."""
+    """Return whether a message in JSON has more than `most` values; for a text that is not JSON, the result may be True
+    with fewer values."""
     if message.count(b",") + message.count(b"[") + message.count(b"{") < most:
         return False
     return count_values(message, most) > most
@@ -25,7 +26,7 @@ def has_too_many_values(message: bytes, most: int = MAX_MESSAGE_VALUES) -> bool:
 
 def count_values(message: bytes, most: int) -> int:
     """Return the number of values of a message; an empty list or object counts as two. Counting ends soon after `most`,
-    and a text with more tokens than so many values can have counts as larger.
+    and a text with more tokens than `most` values can have counts as larger.
     """
     values, seen = 1, 0
     for token in read_tokens(message, most):
@@ -37,5 +38,6 @@ def count_values(message: bytes, most: int) -> int:
 
 
 def read_tokens(message: bytes, most: int) -> Iterator[re.Match[bytes]]:
-    """Yield the strings, commas and opening brackets of a message, but few more than `most` values can have."""
+    """Yield the strings, commas and opening brackets of a message; stop soon after as many as `most` values can
+    have."""
     return islice(TOKEN.finditer(message), TOKENS_PER_VALUE * most + 1)

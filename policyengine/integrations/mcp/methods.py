@@ -56,7 +56,8 @@ Item = TypeVar("Item")
 @dataclass(frozen=True, slots=True)
 class McpListMethod:
     """A list method: the member of its result with the items, and the member of an item with its name; `label` names
-    the items in messages. If `is_partial`, a template counts as a pending URI, otherwise as the URI that it would be.
+    the items in messages. If `is_partial`, a template counts as a pending URI, otherwise as a URI with the text of the
+    template.
     """
 
     items: str
@@ -189,8 +190,8 @@ async def filter_visible(
     facts: Facts,
     tools: Sequence[ListedTool | None] | None = None,
 ) -> list[Item]:
-    """Return the items that the caller may use with at least some arguments. Nothing is committed. Of items with one
-    name, only the first is returned: the server answers requests for the name, whatever the others say. `tools`
+    """Return the items that the caller may use with at least some arguments. Nothing is committed. Of items with the
+    same name, only the first is returned: the server answers requests by name, whatever the other items say. `tools`
     describes the definitions of the items, if they are tools with pins.
     """
     found, known = [], set[str]()

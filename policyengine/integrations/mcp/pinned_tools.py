@@ -34,7 +34,7 @@ CLIENT_META = tuple(
 MAX_PAGES = 200
 MAX_REPORTS = 200  # changes to each state that are reported in a minute
 MAX_NAME_LENGTH = 512  # characters of a name in a report
-MAX_REPORTED = 1_000  # changes of which the process knows that they were reported
+MAX_REPORTED = 1_000  # reported changes that the process remembers
 LISTING_SECONDS = 30.0  # maximum seconds of a listing with all its pages
 REFRESH_SECONDS = 60.0  # seconds after which a call lists the tools again
 RETRY_SECONDS = 5.0  # seconds for which the calls of a caller whose tool was denied do not list the tools again
@@ -165,13 +165,14 @@ class PinnedSession:
         caller: str = "",
     ) -> ListedTool | Decision:
         """Return the tool as the server lists it, or the denial of its call. While the session lists the tools, `hold`
-        lets the client send further messages. `caller` names the caller: each can cause few listings."""
+        lets the client send further messages. `caller` names the caller, because each caller can cause only few
+        listings."""
         if not isinstance(name, str):
             return make_denial("the tool has no name", Gate.DEFAULT)
         try:
             if self._is_fresh and (self._pins.admits(tool := self._compare(name)) or self._was_denied(caller)):
                 return self._check(tool)
-            # The server may list other tools to this caller, or may have been mended.
+            # The server may list other tools to this caller, or may have been corrected.
             await self._list_again(fetch, params, hold)
             found = self._check(self._compare(name))
             if not isinstance(found, ListedTool):
@@ -193,7 +194,8 @@ class PinnedSession:
         return tool
 
     def _was_denied(self, caller: str) -> bool:
-        """Return whether the tools were listed for a call of this caller a moment ago, without effect."""
+        """Return whether the tools were listed for a call of this caller a moment ago, and its tool was still
+        denied."""
         denied, options = self._denied.get(caller), self._pins.options
         return denied is not None and options.clock() - denied < options.retry
 
@@ -260,7 +262,8 @@ class PinnedSession:
 
 
 def listing_params(params: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """Return the parameters of a listing that a session makes on behalf of a request: what describes the client."""
+    """Return the parameters of a listing that a session makes on behalf of a request: only the members that describe
+    the client."""
     meta = (params or {}).get("_meta")
     client = {name: meta[name] for name in CLIENT_META if name in meta} if isinstance(meta, Mapping) else {}
     return {"_meta": client} if client else {}

@@ -88,7 +88,7 @@ def opens_server(grants: Iterable[k.Grant], server: str) -> bool:
 
 
 def required_scopes(grants: Iterable[k.Grant], server: str | None) -> Iterator[str]:
-    """Yield the scopes of each opening; with a server, only of those that open something of it."""
+    """Yield the scopes of each opening; with a server, only of the openings that open something of this server."""
     for grant in grants:
         for opening in grant.openings:
             if server is None or concerns_server(opening.pattern, server):

@@ -208,8 +208,8 @@ class ResourceServer:
     # ── Refusals ──────────────────────────────────────────────────────────────────────────────
 
     def _refusal(self, scope: Scope, code: RefusalCode) -> Response:
-        """Return the answer to a credential that proves nothing: 503 if the same one may be accepted later, 400 if no
-        client should send it, otherwise 401."""
+        """Return the answer to a credential that proves nothing: 503 if the same credential may be accepted later, 400
+        if no client should send it, otherwise 401."""
         description = quotable_description(code)
         if code.value in TRANSIENT_REFUSALS:
             return JSONResponse(error_document(description), 503, {**NO_STORE, "retry-after": "5"})
@@ -237,9 +237,9 @@ class ResourceServer:
         *,
         proof: bool = False,
     ) -> str:
-        """Return `WWW-Authenticate`. `scopes` are those to request; None stands for the initial scopes. A client
-        without a token gets no error (RFC 6750, 3.1). `proof` says that the scheme is DPoP, as it also is if the client
-        used it, and if every grant requires a bound token."""
+        """Return `WWW-Authenticate`. `scopes` are the scopes to request; None stands for the initial scopes. A client
+        without a token gets no error (RFC 6750, 3.1). The scheme is DPoP if `proof` is true, if the client used DPoP,
+        or if every grant requires a bound token; otherwise it is Bearer."""
         access = self.access
         proof = proof or access.requires_binding or uses_dpop(scope)
         known = self._initial_scopes or access.scopes if scopes is None else tuple(scopes)

@@ -1,4 +1,5 @@
-"""The tools of a server that have an output schema, as far as their lists were seen. Nothing here depends on an SDK."""
+"""The tools of a server that have an output schema, from the lists of tools that have passed. Nothing here depends on
+an SDK."""
 
 from __future__ import annotations
 

@@ -133,10 +133,10 @@ class PolicyMiddleware:
     `server` is the server's name in policies: `TOOL billing/refund` is its tool `refund`. `identify` returns facts
     about the caller that the server verified, in the form that `/decide` accepts; None for an unknown caller, to whom
     everything is denied. The default is `by_token`. `also` lists further methods that pass without a decision, such as
-    `logging/setLevel`. A `tools/call` that a person must approve waits for the approval for at most
-    `wait_for_approval` seconds; `elicit` says how the client may ask the user of the request, and `approval_pages` is
-    the URL of the console with the pages of approvals. `tasks` is the table of tasks to share with other middleware.
-    With `pins`, the path of a pin file, only tools are shown and called whose definition was reviewed.
+    `logging/setLevel`. A `tools/call` that a person must approve waits for the approval for at most `wait_for_approval`
+    seconds; `elicit` says how the client may ask the user of the request, and `approval_pages` is the URL of the
+    console with the pages of approvals. `tasks` is the table of tasks to share with other middleware. With `pins`, the
+    path of a pin file, only tools whose definition was reviewed are shown and called.
     """
 
     params = staticmethod(check_local_params)
@@ -197,7 +197,8 @@ class PolicyMiddleware:
     async def resume(
         self, ctx: RequestContext, call_next: CallNext, decided: CallDecision, began: float | None = None
     ) -> HandlerResult:
-        """Go on with a decided request; `began` is the time of `perf_counter` at which it was sent before."""
+        """Go on with a decided request; `began` is the time of `perf_counter` at which the request was sent, if it was
+        sent already."""
         params, facts, decision = decided.params, decided.facts, decided.decision
         asked = decided.question
         if ctx.method == "tools/call":

@@ -78,7 +78,9 @@ async def find_own_task(tasks: TaskDesk, id: object, facts: Facts) -> TaskRecord
 def check_followed(params: Mapping[str, Any]) -> None:
     """Check how much a stream follows before any of it is decided. Raises MCPError."""
     if len(subscribed_resources(params)) + len(subscribed_tasks(params)) > MAX_FOLLOWED:
-        raise MCPError(INVALID_PARAMS, f"a stream can follow {MAX_FOLLOWED} resources and tasks: open another one")
+        raise MCPError(
+            INVALID_PARAMS, f"a stream can follow at most {MAX_FOLLOWED} resources and tasks: open another stream"
+        )
 
 
 async def check_named_entities(

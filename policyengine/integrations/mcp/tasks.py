@@ -58,7 +58,7 @@ class TaskRecord:
 @dataclass(eq=False)
 class TaskTable:
     """The known tasks, at most `most`, and `most_of_caller` of one caller; to make room, the caller with the most tasks
-    loses the oldest one. A task of which nothing is known is refused.
+    loses the oldest one. An unknown task is refused.
     """
 
     most: int = MAX_TASKS
@@ -198,7 +198,8 @@ def task_owner(facts: Facts) -> CallerIdentity | None:
 
 
 def created_task(result: object) -> Mapping[str, Any] | None:
-    """Return the task in the result of a call, which names it itself in the extension, and in `task` in 2025-11-25."""
+    """Return the task in the result of a call: in the extension, this is the result itself; in 2025-11-25, it is the
+    member `task`."""
     if not isinstance(result, Mapping):
         return None
     if result.get("resultType") == "task":

@@ -4,8 +4,8 @@ from enum import StrEnum
 
 
 class UpstreamProtocol(StrEnum):
-    """The versions that the server may be used in: the one of each client if the server speaks it, only the modern one
-    without sessions, or only the legacy ones with sessions."""
+    """The versions in which the server may be used: the version of each client if the server speaks it, only the modern
+    version without sessions, or only the legacy versions with sessions."""
 
     AUTO = "auto"
     MODERN = "modern"

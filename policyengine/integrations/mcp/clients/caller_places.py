@@ -9,7 +9,7 @@ from policyengine.integrations.mcp.clients.sessions import Owner
 
 
 class CallerPlaces:
-    """The requests in progress, at most `most` of each caller. Further ones wait for at most `seconds`."""
+    """The requests in progress, at most `most` of each caller. Further requests wait for at most `seconds`."""
 
     def __init__(self, most: int, seconds: float) -> None:
         self._most, self._seconds = most, seconds
@@ -20,7 +20,7 @@ class CallerPlaces:
         return len(self._taken)
 
     async def take(self, owner: Owner) -> None:
-        """Take a place. Raises MCPError."""
+        """Take a place. Raises MCPError if no place becomes free in time."""
         taken = self._taken.get(owner, 0)
         if taken >= self._most:
             taken = await self._wait(owner)

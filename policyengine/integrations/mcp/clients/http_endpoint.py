@@ -85,7 +85,7 @@ class McpEndpoint:
         await self._answer(scope, receive, send, body)
 
     def _refusal(self, scope: Scope) -> HttpRefusal | None:
-        """Return the refusal of a request by its head; None if it is accepted."""
+        """Return the refusal of a request because of its head; None if the head is accepted."""
         server, headers = scope.get("server"), dict(scope["headers"])
         is_plain = len(headers) == len(scope["headers"]) and self._hosts.at_once(headers)
         refused = (
@@ -126,7 +126,7 @@ class McpEndpoint:
             self._stateless.end_requests()
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, body: bytes) -> None:
-        """Answer a request in its era: that of its version header or, without a session, of its envelope."""
+        """Answer a request in its era, which its version header determines or, without a session, its envelope."""
         version, session = header(scope, VERSION_HEADER), header(scope, SESSION_HEADER)
         assert self._stateless is not None
         assert self._sessions is not None
@@ -163,7 +163,8 @@ async def answer_other_path(_request: Request, _error: Exception) -> Response:
 
 
 def is_modern(version: str | None) -> bool:
-    """Return whether a version header is not one of a session, so that the modern endpoint names the versions."""
+    """Return whether a version header does not name a version with sessions. The modern endpoint then answers, and
+    names the supported versions if it does not know this one."""
     return version is not None and version not in HANDSHAKE_PROTOCOL_VERSIONS
 
 

@@ -35,7 +35,8 @@ def header(scope: Scope, name: bytes) -> str | None:
 
 
 def head_refusal(scope: Scope) -> HttpRefusal | None:
-    """Return the refusal of a POST whose client accepts too little, or sends something else than JSON."""
+    """Return the refusal of a POST whose client accepts too little, or sends something other than JSON; None if there
+    is no reason to refuse it."""
     accepted = content = b""
     for name, value in scope["headers"]:
         if name == b"accept":

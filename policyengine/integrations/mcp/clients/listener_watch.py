@@ -14,7 +14,7 @@ from policyengine.runtime.decision import Decision
 
 
 class ListenerWatch:
-    """Checks a caller that listens every `seconds`; `refusal` says why its subscription was ended."""
+    """Checks every `seconds` whether a caller may still listen; `refusal` says why its subscription was ended."""
 
     def __init__(self, decider: ClientMessageDecider, facts: Facts, seconds: float) -> None:
         self._decider, self._facts, self._seconds = decider, facts, seconds

@@ -51,13 +51,13 @@ async def run_while_valid(
 
 
 def seconds_left(credential: VerifiedCredential) -> float | None:
-    """Return the time until the token expires; None if it does not."""
+    """Return the number of seconds until the token expires; None if it does not expire."""
     ends = credential.facts.get("credential", {}).get("expires_at")
     return max(MIN_SECONDS, (ends - datetime.now(UTC)).total_seconds()) if isinstance(ends, datetime) else None
 
 
 async def is_revoked(engine: Engine, credential: VerifiedCredential) -> bool:
-    """Return whether the token, its agent or its user was revoked, or the store cannot say so."""
+    """Return whether the token, its agent or its user was revoked; also True if the store does not answer."""
     if engine.identity is None:
         return True
     try:

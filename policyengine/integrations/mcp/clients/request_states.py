@@ -1,6 +1,6 @@
 """The `requestState` of results that ask for input: bound to the caller and the request to which it was given.
 
-An upstream server sees one client, the gateway, so it cannot tell callers apart by itself.
+An upstream server sees one client, the gateway, so it cannot distinguish the callers by itself.
 """
 
 from __future__ import annotations

@@ -22,8 +22,8 @@ _LOG = logging.getLogger("policyengine")
 
 
 class ResponseStream:
-    """The answer to one POST. The first message before the last one makes it an event stream; until then, its status is
-    open. `headers` are sent in both forms."""
+    """The answer to one POST. If a message is sent before the last one, the answer becomes an event stream with status
+    200; until then, its status is not decided. `headers` are sent in both forms."""
 
     def __init__(self, send: Send, headers: HeaderLines = ()) -> None:
         self._send, self.headers = send, headers
@@ -68,8 +68,8 @@ class ResponseStream:
                 _LOG.debug("a message could not be sent to its client: %r", error)
 
     async def finish(self, message: bytes, status: int = 200) -> None:
-        """Send the last message. `status` counts if it is the only one. A client that has left raises no error, as in
-        `write`: the request was answered."""
+        """Send the last message. `status` is sent only if this is the only message. As in `write`, no error is raised
+        for a client that has left: the request was answered."""
         async with self._lock:
             if self.is_finished:
                 return

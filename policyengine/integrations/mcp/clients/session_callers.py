@@ -11,8 +11,8 @@ FACTS_KEY = "policyengine.mcp.caller"  # in the scope of an HTTP request
 
 
 class SessionCallers:
-    """The verified facts about the callers of a session, which usually has one caller. If several identities use it,
-    a message has a caller only while the requests in progress have one.
+    """The verified facts about the callers of a session, which usually has one caller. If several identities use the
+    session, a message has a caller only while all requests in progress have the same caller.
     """
 
     def __init__(self) -> None:

@@ -39,11 +39,11 @@ TICK_SECONDS = KEEP_ALIVE_SECONDS / 2
 MAX_POSTS = 400  # of one session in progress; at most 200 of them wait for the upstream server
 UNKNOWN_SESSION = HttpRefusal(404, "the session does not exist")
 UNKNOWN_METHOD = HttpRefusal(
-    405, "a session has GET, POST and DELETE", INVALID_REQUEST, headers={"allow": "GET, POST, DELETE"}
+    405, "a session accepts only GET, POST and DELETE", INVALID_REQUEST, headers={"allow": "GET, POST, DELETE"}
 )
 NOT_INITIALIZE = HttpRefusal(400, "`initialize` must be a request with an ID", INVALID_REQUEST)
 NO_EVENTS_ACCEPTED = HttpRefusal(406, "accept `text/event-stream`", INVALID_REQUEST)
-ALREADY_LISTENING = HttpRefusal(409, "another stream of this session is open, and one session has one", INVALID_REQUEST)
+ALREADY_LISTENING = HttpRefusal(409, "this session already has an open stream, and can have only one", INVALID_REQUEST)
 IS_STOPPING = HttpRefusal(503, "the gateway is stopping: no client can listen")
 TOO_MANY_POSTS = HttpRefusal(429, "too many messages of this session are in progress", INVALID_REQUEST)
 SESSION_ENDED = "the session has ended before the request was answered"

@@ -122,8 +122,8 @@ def session_owner(facts: Mapping[str, object] | None) -> Owner:
 
 
 def isolated_owner(facts: Mapping[str, object] | None) -> Owner:
-    """Return the owner of what no other caller may use: it differs for two callers that differ in their agent, their
-    user or an issuer. Credentials that prove nothing belong to no owner."""
+    """Return the owner of things that no other caller may use. Callers that differ in their agent, their user or an
+    issuer are different owners. Credentials that prove nothing belong to no owner."""
     facts = proved_facts(facts or {})
     if not facts or "credentials" in facts:
         return NOBODY

@@ -89,7 +89,8 @@ class StreamCall:
             self.end(None)
 
     def add(self, method: str, params: Mapping[str, Any]) -> None:
-        """Send the client a notification of progress, if it wants it. A client that reads slowly loses some."""
+        """Send the client a notification of progress, if the client wants progress. A client that reads slowly loses
+        some notifications."""
         translated = self._call.translate(self._sent_as, method, params) if method == PROGRESS else None
         if translated is not None and not self.is_over:
             self._lane.notify(method, translated)
@@ -102,7 +103,7 @@ class StreamCall:
         return True
 
     def end(self, answer: Answer) -> None:
-        """Accept the first answer; others are dropped. None says that the server has gone."""
+        """Accept the first answer; others are dropped. None means that the server has gone."""
         if self._close():
             self._lane.client.finish(self, self._connection.result_of(answer))
 

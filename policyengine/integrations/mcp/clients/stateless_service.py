@@ -1,4 +1,4 @@
-"""Answers modern requests: the policy decides each one, and the upstream server answers what may pass."""
+"""Answers modern requests: the policy decides each one, and the upstream server answers the requests that may pass."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class ModernCaller:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Subscriber:
-    """A caller that listens. To cancel `scope` ends the subscription."""
+    """A caller that listens. Cancelling `scope` ends the subscription."""
 
     owner: Owner
     scope: anyio.CancelScope

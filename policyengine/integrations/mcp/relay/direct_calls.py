@@ -86,7 +86,7 @@ class DirectPolicy(Protocol):
 
 
 class ToolCall(NamedTuple):
-    """The line of a usual call; all parsers read the same in it."""
+    """The line of a usual call, which all parsers read in the same way."""
 
     id: CallId
     params: dict[str, Any]

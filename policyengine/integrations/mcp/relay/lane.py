@@ -164,7 +164,7 @@ class RelayLane:
         return self._policy.report_directly(sent.decided, status, sent.began, output)
 
     def end(self, sent: RelayedCall, answer: Answer) -> None:
-        """End a call with an answer that came as a message, or that its client no longer wants."""
+        """End a call whose answer came as a message, or whose client no longer wants an answer."""
         if isinstance(answer, RequestDroppedError) and self._report(sent, 500):
             self.forget(sent)
         else:

@@ -176,7 +176,7 @@ class LineWriter:
         self._stream.write(line + b"\n")
 
     async def send(self, item: SessionMessage, /) -> None:
-        """Write a message. Nothing piles up for a reader that has stopped to read. Raises BrokenResourceError."""
+        """Write a message. Nothing piles up for a reader that has stopped reading. Raises BrokenResourceError."""
         line = encode_message(item.message)
         transport = self._stream.transport
         try:
@@ -237,8 +237,8 @@ async def open_pipes(
 ) -> AsyncIterator[tuple[OfferedStream, asyncio.StreamWriter]]:
     """Read and write pipes on the event loop. Both are closed after the block.
 
-    Nothing cancels the loop while it takes a pipe: the loop and the file would both close the descriptor, the second of
-    them after another connection may have got its number.
+    The loop is not cancelled while it takes over a pipe. Otherwise, the loop and the file would both close the
+    descriptor, and another connection might have the same descriptor by the time of the second close.
     """
     loop, stream = asyncio.get_running_loop(), OfferedStream()
     with anyio.CancelScope(shield=True):
@@ -258,8 +258,9 @@ async def open_pipes(
 
 
 class EndingCommands:
-    """Counts the commands that have to end and have not: further ones start only when fewer than `most` are left.
-    Otherwise, callers that begin and end sessions quickly could fill the machine with commands that ignore SIGTERM."""
+    """Counts the commands that should end and have not yet ended: further commands start only when fewer than `most`
+    are left. Otherwise, callers that begin and end sessions quickly could fill the machine with commands that ignore
+    SIGTERM."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -346,8 +347,8 @@ def signal_group(process: Process, number: int) -> None:
 
 
 def has_members(group: int) -> bool:
-    """Return whether a process group has members after its leader has ended. Their number belongs to no process then:
-    a process with this number got it after the end of the group, and is a stranger."""
+    """Return whether a process group has members after its leader has ended. While it has members, no process has the
+    number of the group; a process with this number was started after the end of the group, and is unrelated."""
     try:
         os.kill(group, 0)
     except ProcessLookupError:

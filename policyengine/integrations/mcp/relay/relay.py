@@ -290,7 +290,7 @@ class Relay:
         return start
 
     def _finish(self, sent: RelayedCall, answer: Answer, in_time: bool) -> None:
-        """Answer a call of the lane that has ended in another way than with a usual result."""
+        """Answer a call of the lane that has ended without a usual result."""
         request = tool_request(sent.id, sent.decided.params)
         context = RelayRequest(request.method, request.params, request.id, None)
 

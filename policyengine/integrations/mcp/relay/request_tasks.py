@@ -53,13 +53,13 @@ class RequestTasks:
 
 
 class RequestStart:
-    """The moment at which a request was sent, answered or begins to wait: then the next message is read."""
+    """The moment at which a request is sent, is answered or begins to wait; then the next message is read."""
 
     def __init__(self) -> None:
         self._future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def started(self) -> None:
-        """State that the request has started; later calls have no effect."""
+        """Record that the request has started; later calls have no effect."""
         if not self._future.done():
             self._future.set_result(None)
 

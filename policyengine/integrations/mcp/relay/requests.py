@@ -75,7 +75,7 @@ class SentRequest(Protocol):
     def is_over(self) -> bool: ...
 
     def end(self, answer: JSONRPCResponse | JSONRPCError | RequestDroppedError | None) -> None:
-        """Accept the first answer; others are dropped. None says that the upstream server has gone."""
+        """Accept the first answer; others are dropped. None means that the upstream server has gone."""
         ...
 
 
@@ -188,14 +188,14 @@ class RequestTable:
 
 
 def shorten_id(id: RequestId) -> RequestId | bytes:
-    """Return an ID, or the digest of a long one, to remember it."""
+    """Return an ID or, in place of a long ID, its digest, which takes less memory."""
     if isinstance(id, int) or len(id) <= MAX_SHORT_ID:
         return id
     return sha256(id.encode("utf-8", "surrogatepass")).digest()
 
 
 def refuse_modern_request(request: JSONRPCRequest) -> None:
-    """Refuse a request of the modern era: a session has one version, and its client is who began it. Raises
+    """Refuse a request of the modern era: a session has one version, and its client is the client that began it. Raises
     MCPError."""
     if request.method != "initialize" and has_envelope(request.params):
         raise era_error(

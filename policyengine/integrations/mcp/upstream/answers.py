@@ -53,7 +53,7 @@ def check_status(status: int) -> None:
 def unexpected_status(status: int) -> AnswerError:
     """Return the error for an HTTP status that is not part of MCP, such as that of a redirect."""
     hint = "; the URL of `--upstream` may lack its path, such as `/mcp`" if status in (404, 405) else ""
-    return AnswerError(f"the upstream server answered with HTTP {status}, which is no answer of MCP{hint}")
+    return AnswerError(f"the upstream server answered with HTTP {status}, which is not an answer of MCP{hint}")
 
 
 class RedirectLog:
@@ -68,4 +68,6 @@ class RedirectLog:
         if 300 <= head.status < 400 and place is not None and not self._is_logged:
             self._is_logged = True
             shown = format_value(place[:MAX_LOGGED_PLACE].decode("latin-1"))
-            _LOG.warning("the upstream server redirects to %s: state that URL if it is the intended server", shown)
+            _LOG.warning(
+                "the upstream server redirects to %s: set `--upstream` to that URL if it is the intended server", shown
+            )

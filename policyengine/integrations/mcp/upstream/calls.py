@@ -70,7 +70,7 @@ class UpstreamCall:
 
     def translate(self, id: int, method: str, params: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return the parameters of an upstream notification as the client gets them; None if the notification does not
-        belong to the request `id`, which this request has upstream."""
+        belong to this request, whose upstream ID is `id`."""
         if method == PROGRESS:
             mine = is_id(params.get("progressToken"), id) and self.token is not None
             return {**params, "progressToken": self.token} if mine else None
@@ -125,10 +125,11 @@ def is_id(value: object, id: int) -> bool:
 
 
 def read_answer(message: Mapping[str, Any], id: int) -> dict[str, Any]:
-    """Return the result in an answer. Raises MCPError for an error, and for what is no answer to the request `id`."""
+    """Return the result in an answer. Raises MCPError for an error, and for a message that does not answer the request
+    `id`."""
     error, result = message.get("error"), message.get("result")
     if isinstance(error, Mapping) and isinstance(error.get("code"), int):
         raise MCPError(error["code"], str(error.get("message", "")), error.get("data"))
     if not is_id(message.get("id"), id) or not isinstance(result, dict):
-        raise MCPError(INTERNAL_ERROR, "the upstream server sent something that is no answer to the request")
+        raise MCPError(INTERNAL_ERROR, "the upstream server sent something that does not answer the request")
     return result

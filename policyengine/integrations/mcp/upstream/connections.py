@@ -205,11 +205,12 @@ class UpstreamConnection(asyncio.Protocol):
         return True
 
     def expect_end(self) -> None:
-        """State that the answer has arrived on a stream, which has to end now."""
+        """Record that the answer has arrived on a stream, which has to end now."""
         self.expects_end = True
 
     def is_at_end(self) -> bool:
-        """Return whether the answer has ended. Raises UpstreamConnectionError for anything else than its end."""
+        """Return whether the answer has ended. Raises UpstreamConnectionError if anything other than its end has
+        arrived."""
         while self._parser.their_state is h11.SEND_BODY:
             event = self._parse()
             if event is h11.NEED_DATA:
@@ -219,7 +220,8 @@ class UpstreamConnection(asyncio.Protocol):
         return True
 
     def tell_end(self, connections: UpstreamConnections | None) -> None:
-        """Let these connections finish the exchange when more data arrives; None ends that."""
+        """Let these connections finish the exchange when more data arrives; None means that no connections do so any
+        longer."""
         self._finishing = connections
         self.expects_end = connections is not None
 
@@ -229,8 +231,8 @@ class UpstreamConnection(asyncio.Protocol):
 
 
 class UpstreamConnections:
-    """Connections to an endpoint. Further ones are opened if all are in use, at most `most` if that is set; then an
-    exchange waits."""
+    """Connections to an endpoint. If all are in use, another connection is opened; if `most` is set and as many
+    connections are in use, an exchange waits."""
 
     def __init__(self, endpoint: UpstreamEndpoint, most: int | None = None) -> None:
         self._endpoint, self._most = endpoint, most

@@ -175,8 +175,8 @@ class UpstreamEras:
 
 
 def is_outage(error: MCPError, upstream: McpUpstream) -> bool:
-    """Return whether an error says that the server cannot be reached, or does not let the gateway in. A process that
-    ends when it gets a request of the other era is a legacy server."""
+    """Return whether an error says that the server cannot be reached, has failed, or refuses the credentials of the
+    gateway. A process that ends when it gets a request of the other era is a legacy server."""
     return upstream.is_url and error.message.startswith((UPSTREAM_GONE, CREDENTIALS_REFUSED, SERVER_FAILED))
 
 

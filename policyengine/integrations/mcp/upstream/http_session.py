@@ -163,7 +163,7 @@ class HttpSession:
 
     async def _notify(self, message: Any) -> None:
         """Send a notification or an answer, in the order of the calls. A request that the client cancels is abandoned
-        when the server has heard of that; one that has not left is not sent."""
+        when the server has received the notification; if the request was not sent yet, neither is sent."""
         cancelled = cancelled_post(message, self._posts)
         try:
             if cancelled is None or cancelled.is_sent:
@@ -178,7 +178,7 @@ class HttpSession:
             self._start_listening()
 
     async def _exchange_without_answer(self, method: bytes, body: bytes) -> None:
-        """Send what the server answers with a status. Raises UpstreamConnectionError."""
+        """Send a message that the server answers only with a status. Raises UpstreamConnectionError."""
         connection = await self._connections.take()
         try:
             headers = self._headers.of_post(body) if method == b"POST" else self._headers.of_delete()
@@ -196,7 +196,7 @@ class HttpSession:
     # ── Requests ──────────────────────────────────────────────────────────────────────────────
 
     def _begin(self, request: JSONRPCRequest) -> SessionPost:
-        """Enter a request among those in progress, in place of an earlier one with its ID."""
+        """Add a request to the requests in progress; it replaces an earlier request with the same ID."""
         if (earlier := self._posts.get(request.id)) is not None:
             earlier.scope.cancel()
         post = self._posts[request.id] = SessionPost()
@@ -327,7 +327,7 @@ class HttpSession:
 
     async def _listen(self) -> None:
         """Read the server's own messages until the session ends. The stream is opened again when it ends, unless the
-        server has none."""
+        server offers no such stream."""
         events = EventParser(MAX_EVENT_BYTES, is_endless=True)
         failures = 0
         while True:

@@ -185,5 +185,5 @@ def parse_object(content: bytes) -> dict[str, Any]:
     except ValueError:
         raise AnswerError("the upstream server sent something that is not JSON") from None
     if not isinstance(found, dict):
-        raise AnswerError("the upstream server sent something that is no message")
+        raise AnswerError("the upstream server sent something that is not a message")
     return found

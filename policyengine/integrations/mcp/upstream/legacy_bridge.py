@@ -1,5 +1,5 @@
-"""A modern upstream server behind a legacy client's session: the bridge answers what belongs to sessions, and makes
-modern requests of the rest.
+"""A modern upstream server behind a legacy client's session: the bridge answers the requests that belong to sessions,
+and turns all others into modern requests.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ class LegacyBridge:
         if "task" in params:
             raise era_error(
                 "tasks_unavailable",
-                "the upstream server makes no tasks of calls in this version of MCP",
+                "the upstream server does not turn calls into tasks in this version of MCP",
                 "make the call without `task`",
                 INVALID_PARAMS,
             )
@@ -232,13 +232,14 @@ class LegacyBridge:
         elif len(self._resources) < MAX_SUBSCRIPTIONS:
             self._resources.append(uri)
         else:
-            raise MCPError(INVALID_PARAMS, f"a session can subscribe to {MAX_SUBSCRIPTIONS} resources")
+            raise MCPError(INVALID_PARAMS, f"a session can subscribe to at most {MAX_SUBSCRIPTIONS} resources")
         self._listen_again(group)
         return {}
 
     def _listen_again(self, group: TaskGroup) -> None:
-        """Open the subscription of the session with its present resources; the one before ends when it is there. One
-        that the server has not acknowledged yet ends at once, so that a session has at most two."""
+        """Open a new subscription of the session with its present resources. The previous subscription ends when the
+        server acknowledges the new one. A subscription that the server has not acknowledged yet ends at once, so that a
+        session has at most two."""
         if self._opening is not None:
             self._opening.cancel()
         self._opening = anyio.CancelScope()

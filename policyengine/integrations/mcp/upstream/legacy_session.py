@@ -45,7 +45,8 @@ _LOG = logging.getLogger("policyengine")
 
 
 class SessionExchange:
-    """A request in a session: the notifications and questions of the server meanwhile, and the answer."""
+    """A request in a session: the notifications and questions that the server sends until it answers, and the
+    answer."""
 
     def __init__(self, call: UpstreamCall, id: int) -> None:
         self.call, self.id = call, id
@@ -192,7 +193,7 @@ class LegacySession:
         return exchange
 
     def listen(self, call: UpstreamCall) -> SessionExchange:
-        """Return what the server sends from now on, without a request in progress."""
+        """Return an exchange that collects what the server sends from now on, without a request in progress."""
         self._current = exchange = SessionExchange(call, 0)
         return exchange
 
@@ -242,7 +243,7 @@ class LegacySession:
                 await self.reply(message, {})
             case JSONRPCRequest():
                 if current is None or not current.ask(message):
-                    await self._refuse(message, "no request is in progress to which the question could belong")
+                    await self._refuse(message, "no request to which the question could belong is in progress")
             case JSONRPCNotification(method=method):
                 self.notice(method)
                 if current is not None:

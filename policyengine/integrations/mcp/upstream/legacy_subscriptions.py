@@ -17,7 +17,7 @@ except ImportError as error:
 
 
 async def subscribe(session: LegacySession, call: UpstreamCall) -> dict[str, Any]:
-    """Return the notifications that the server offers of those that a client wants."""
+    """Subscribe to the resources that a client names. Return the wanted notifications that the server offers."""
     wanted = call.params.get("notifications")
     named = wanted if isinstance(wanted, Mapping) else {}
     kinds = {"toolsListChanged": "tools", "promptsListChanged": "prompts", "resourcesListChanged": "resources"}

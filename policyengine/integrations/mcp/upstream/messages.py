@@ -92,7 +92,7 @@ class UpstreamMessages:
     def in_progress(
         self, id: MessageId, method: str, params: Mapping[str, Any] | None, facts: Facts | None
     ) -> Iterator[None]:
-        """State that the client waits for the answer to this request for the duration of the block."""
+        """Record that the client waits for the answer to this request for the duration of the block."""
         self.begin(id, method, params, facts)
         try:
             yield
@@ -100,7 +100,7 @@ class UpstreamMessages:
             self.finish(id)
 
     def begin(self, id: MessageId, method: str, params: Mapping[str, Any] | None, facts: Facts | None) -> None:
-        """State that the client waits for the answer to this request, until `finish`."""
+        """Record that the client waits for the answer to this request, until `finish`."""
         named = subscribed_resources(params or {}) if method == LISTEN else ()
         uris = [uri for one in named if isinstance(uri := canonical_resource_id(one), str)]
         resources = {} if facts is None else dict.fromkeys(uris, facts)
@@ -200,7 +200,7 @@ class UpstreamMessages:
         if name not in self._dropped and len(self._dropped) < MAX_LOGGED_METHODS and method != LOG_MESSAGE:
             self._dropped.add(name)
             _LOG.warning(
-                "server %s sent %s, which belongs to nothing that its client does; it and others like it are dropped",
+                "server %s sent %s, which belongs to nothing that its client does; all such messages are dropped",
                 format_value(self._server), format_value(name),
             )  # fmt: skip
         return False

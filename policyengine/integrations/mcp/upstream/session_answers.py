@@ -30,15 +30,15 @@ class SessionEndedError(Exception):
 
 
 def parse_answer(content: bytes) -> JSONRPCMessage:
-    """Raises AnswerError."""
+    """Return the message in an answer. Raises AnswerError."""
     try:
         return parse_message_line(content)
     except ValueError:
-        raise AnswerError("the upstream server sent something that is no message") from None
+        raise AnswerError("the upstream server sent something that is not a message") from None
 
 
 def parse_signal(content: bytes) -> JSONRPCMessage | None:
-    """Return the message in a text for which no request waits; None if the text is no message."""
+    """Return the message in a text that is not the answer to a request; None if the text is not a message."""
     try:
         return parse_message_line(content)
     except ValueError:
@@ -46,7 +46,7 @@ def parse_signal(content: bytes) -> JSONRPCMessage | None:
 
 
 def parse_error(content: bytes) -> JSONRPCError | None:
-    """Return the error of the protocol in a body, if it is one."""
+    """Return the error message of the protocol in a body; None if the body is not such a message."""
     message = parse_signal(content)
     return message if isinstance(message, JSONRPCError) else None
 
@@ -57,7 +57,7 @@ def match_answer(message: JSONRPCMessage, id: RequestId) -> Answer:
         return message
     if isinstance(message, JSONRPCError) and (message.id is None or same_id(message.id, id)):
         return JSONRPCError(jsonrpc="2.0", id=id, error=message.error)
-    raise AnswerError("the upstream server sent something that is no answer to the request")
+    raise AnswerError("the upstream server sent something that does not answer the request")
 
 
 def same_id(found: RequestId | None, id: RequestId) -> bool:
@@ -73,7 +73,7 @@ def is_temporary(status: int) -> bool:
 
 
 def retry_seconds(wanted: float | None, failures: int) -> float:
-    """Return the pause before a stream is opened again: what the server wants, within bounds, and more after
-    failures."""
+    """Return the number of seconds before a stream is opened again: the pause that the server wants, within bounds, and
+    longer after failures."""
     seconds = RETRY_SECONDS if wanted is None else max(wanted, MIN_RETRY_SECONDS)
     return min(seconds * float(1 << min(failures, MAX_DOUBLINGS)), MAX_RETRY_SECONDS)

@@ -27,12 +27,12 @@ GET_HEADERS: Headers = [(b"accept", b"text/event-stream"), (b"cache-control", b"
 OWN_HEADERS = frozenset(
     {name for name, _ in (*POST_HEADERS, *GET_HEADERS)} | {SESSION_HEADER, VERSION_HEADER, LAST_EVENT_HEADER}
 )
-MAX_SESSION_ID_BYTES = 8 * 1024  # some servers keep their state in it
+MAX_SESSION_ID_BYTES = 8 * 1024  # some servers keep their state in the ID
 
 
 class SessionHeaders:
     """The headers that the gateway sends: its own, and those that say to which session a request belongs. `session` is
-    the ID that the server has given the session, if it has."""
+    the ID that the server has given the session, if it has given one."""
 
     def __init__(self, target: str, headers: Mapping[str, str]) -> None:
         own = {name: value for name, value in headers.items() if name.lower().encode() not in OWN_HEADERS}

@@ -33,7 +33,7 @@ class SessionPlaces:
         return len(self._taken)
 
     def take(self, owner: Owner) -> bool:
-        """Take a place, and return whether there was one."""
+        """Take a place if one is free for the caller. Return whether it was taken."""
         if self._kept[owner]:
             subtract(self._kept, owner)
         elif self._is_full:
@@ -58,8 +58,9 @@ class SessionPlaces:
                 self._serve_line()
 
     def is_wanted(self, owner: Owner, *, is_needed: bool) -> bool:
-        """Return whether a caller should give up an idle session for one in the line. If it needs the session itself,
-        it should if it has more sessions even then, or if the other has none."""
+        """Return whether a caller should give up an idle session for the first caller in the line. If the caller needs
+        the session itself (`is_needed`), it should do so only if it then still has more sessions than the other caller
+        had before, or if the other caller has no session."""
         first = self._find_first()
         if first is None:
             return False

@@ -1,4 +1,5 @@
-"""A legacy upstream server behind modern callers: each caller has sessions of its own, and never one of another.
+"""A legacy upstream server behind modern callers: each caller has sessions of its own, and never uses a session of
+another caller.
 
 When the server asks the client of a call, the call is parked: its caller gets a result that asks for input, and repeats
 the call with the answer.
@@ -59,7 +60,7 @@ CALLER_KEYS = tuple(sorted(CLIENT_CAPABILITIES.values()))
 @dataclass(slots=True, eq=False)
 class PooledSession:
     """A session of a caller, whose client has the capabilities `key`. `used` is the time when its last request ended;
-    while one is in progress, `is_busy`."""
+    `is_busy` is true while a request is in progress."""
 
     session: LegacySession
     owner: Owner
@@ -80,8 +81,8 @@ class ParkedCall:
 
 
 class SessionPool:
-    """Sessions with a legacy server. At most `upstream.max_sessions` are open; a new one then ends the longest idle one
-    or, without one, waits for at most `seconds`."""
+    """Sessions with a legacy server. At most `upstream.max_sessions` are open. If all are open, a new session ends the
+    session that has been idle longest; if none is idle, the request waits for at most `seconds`."""
 
     def __init__(self, upstream: McpUpstream, group: TaskGroup, seconds: float = CONNECT_SECONDS) -> None:
         self._upstream, self._group, self._seconds = upstream, group, seconds
@@ -99,7 +100,7 @@ class SessionPool:
         self._parked.clear()
 
     async def watch(self) -> None:
-        """End idle sessions and parked calls whose time is over, again and again."""
+        """Periodically end the idle sessions and the parked calls whose time is over."""
         while True:
             await anyio.sleep(min(IDLE_SECONDS, PARKED_SECONDS) / 10)
             self.end_expired()
@@ -139,7 +140,7 @@ class SessionPool:
         }
 
     async def exchange(self, call: UpstreamCall) -> dict[str, Any]:
-        """Return the result of a request, or one that asks for input. Raises MCPError."""
+        """Return the result of a request, or an interim result that asks for input. Raises MCPError."""
         if call.method == LISTEN:
             return await self._listen(call)
         if "requestState" in call.params:
@@ -169,7 +170,7 @@ class SessionPool:
         raise MCPError(INTERNAL_ERROR, SESSION_ENDED)
 
     async def _ask(self, pooled: PooledSession, call: UpstreamCall) -> dict[str, Any]:
-        """Return the result of a request in a session, or one that asks for input. Raises MCPError."""
+        """Return the result of a request in a session, or an interim result that asks for input. Raises MCPError."""
         try:
             with self._within_limit():
                 await pooled.session.set_level(read_envelope(call.params).log_level)
@@ -351,7 +352,7 @@ class SessionPool:
 
     @contextmanager
     def _within_limit(self) -> Iterator[None]:
-        """End what a server keeps waiting. Raises MCPError."""
+        """Limit the time that the block waits for the server. Raises MCPError when the time is over."""
         try:
             with anyio.fail_after(self._upstream.limit):
                 yield
@@ -377,7 +378,8 @@ class SessionPool:
         self._wake(pooled.owner)
 
     def _end_idle(self, owner: Owner | None) -> bool:
-        """End the longest idle session, of an owner or of all; return whether there was one."""
+        """End the session that has been idle longest, of an owner or of all owners; return whether a session was
+        idle."""
         idle = [one for one in self._open if not one.is_busy and owner in (None, one.owner)]
         if not idle:
             return False
@@ -385,7 +387,7 @@ class SessionPool:
         return True
 
     def _forget_ended(self) -> None:
-        """Give the places of sessions back that the server has ended, also while a call in them is parked."""
+        """Give back the places of sessions that the server has ended, even if a call in such a session is parked."""
         for pooled in list(self._open):
             if pooled.session.is_over:
                 self._end(pooled)

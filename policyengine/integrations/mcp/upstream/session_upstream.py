@@ -76,7 +76,7 @@ async def begin_session(
     eras: UpstreamEras, first: SessionMessage, outgoing: Outgoing, incoming: Incoming, port: SessionPort
 ) -> ModernUpstream | None:
     """Relay a session with a legacy server until one side ends it. If the server refuses `initialize` because it is a
-    modern one, return it instead."""
+    modern server, return the server instead."""
     if not eras.has_sessions:
         return await find_pinned(eras, first, incoming)
     if eras.known_modern is not None:

@@ -64,7 +64,7 @@ class PendingRequest(Protocol):
         ...
 
     def end(self, answer: JSONRPCResponse | JSONRPCError | None) -> None:
-        """Accept the first answer; others are dropped. None says that the server has ended."""
+        """Accept the first answer; others are dropped. None means that the server has ended."""
         ...
 
 
@@ -83,7 +83,7 @@ class BacklogRoom:
         self._most, self.taken = most, 0
 
     def take(self, size: int) -> bool:
-        """Return whether there was room for a notification."""
+        """Reserve room for a notification. Return False if there is not enough room."""
         if self.taken + size > self._most:
             return False
         self.taken += size
