@@ -162,10 +162,10 @@ def test_an_answer_arrives_as_a_stream_after_the_messages_that_belong_to_it() ->
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        ({"id": 8, "result": {}}, "no answer to the request"),
-        ({"id": "7", "result": {}}, "no answer to the request"),
-        ({"id": 8, "error": {"code": -1, "message": "of another"}}, "no answer to the request"),
-        ({"id": 7, "result": []}, "no message"),
+        ({"id": 8, "result": {}}, "not an answer to the request"),
+        ({"id": "7", "result": {}}, "not an answer to the request"),
+        ({"id": 8, "error": {"code": -1, "message": "of another"}}, "not an answer to the request"),
+        ({"id": 7, "result": []}, "not a message"),
         ({"id": 7, "error": {"code": -1, "message": "no"}}, "no"),
         ({"id": None, "error": {"code": -1, "message": "no"}}, "no"),
     ],
@@ -188,9 +188,9 @@ def test_attack_answer_to_another_request(kind: str, answer: dict[str, Any], wor
 @pytest.mark.parametrize(
     ("status", "body", "kind", "words"),
     [
-        (200, b"no json", PLAIN, "no message"),
-        (200, b"[]", PLAIN, "no message"),
-        (200, b'{"a":' * 3_000, PLAIN, "no message"),
+        (200, b"no json", PLAIN, "not a message"),
+        (200, b"[]", PLAIN, "not a message"),
+        (200, b'{"a":' * 3_000, PLAIN, "not a message"),
         (200, b" " * 30_000, PLAIN, "too large"),
         (200, b"data: " + b"x" * 30_000, STREAM, "sends too much"),
         (200, b": ping\n\n", STREAM, "ended its stream without an answer"),

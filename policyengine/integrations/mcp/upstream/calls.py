@@ -131,5 +131,5 @@ def read_answer(message: Mapping[str, Any], id: int) -> dict[str, Any]:
     if isinstance(error, Mapping) and isinstance(error.get("code"), int):
         raise MCPError(error["code"], str(error.get("message", "")), error.get("data"))
     if not is_id(message.get("id"), id) or not isinstance(result, dict):
-        raise MCPError(INTERNAL_ERROR, "the upstream server sent something that does not answer the request")
+        raise MCPError(INTERNAL_ERROR, "the upstream server sent something that is not an answer to the request")
     return result

@@ -57,7 +57,7 @@ def match_answer(message: JSONRPCMessage, id: RequestId) -> Answer:
         return message
     if isinstance(message, JSONRPCError) and (message.id is None or same_id(message.id, id)):
         return JSONRPCError(jsonrpc="2.0", id=id, error=message.error)
-    raise AnswerError("the upstream server sent something that does not answer the request")
+    raise AnswerError("the upstream server sent something that is not an answer to the request")
 
 
 def same_id(found: RequestId | None, id: RequestId) -> bool:
