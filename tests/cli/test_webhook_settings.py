@@ -104,7 +104,7 @@ def test_there_is_a_bound_for_webhooks(project: Path) -> None:
     ("more", "message"),
     [
         ('secret_files = ["none"]', "cannot be read: no such file"),
-        ('secret_files = ["short"]', "less than 24 bytes"),
+        ('secret_files = ["short"]', "fewer than 24 bytes"),
         ('secret_files = ["bad"]', "is not base64"),
         ('ca = "none.pem"', "cannot be used: no such file"),
     ],

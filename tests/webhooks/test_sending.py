@@ -156,7 +156,7 @@ def test_a_secret_that_is_missing_stops_the_message_and_is_not_shown(receiver: R
     sending.add()
     sending.step()
     assert receiver.connections == 0
-    assert "less than 24 bytes" in sending.spool.states()["finance"].why
+    assert "fewer than 24 bytes" in sending.spool.states()["finance"].why
     assert "hunter2" not in sending.spool.states()["finance"].why
 
 
