@@ -1,1 +1,1 @@
-"""Approvals: requests that wait for a person, who answered them, and who may."""
+"""Approvals: requests that wait for a person, the people who answered them, and the people who may answer."""

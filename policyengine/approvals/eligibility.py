@@ -108,8 +108,8 @@ def may_name_approvers(
     issuer: str | None, user: str, issuers: Mapping[str, k.Issuer], named: Collection[str] = ()
 ) -> bool:
     """Return whether an issuer may vouch for this user as an approver. Policies do not distinguish users of different
-    issuers, so a partner's `alice` must not pass for one's own: without `named`, an issuer must either declare `users
-    like` patterns that match the user, or be the only issuer without patterns.
+    issuers, so a partner's `alice` must not pass for the operator's own `alice`: without `named`, an issuer must either
+    declare `users like` patterns that match the user, or be the only issuer without patterns.
     """
     found = None if issuer is None else issuers.get(issuer)
     if found is None or not speaks_for(found, user):

@@ -1,4 +1,4 @@
-"""The halt file: halts that are in effect while they are in a file, also when neither server nor store answers.
+"""The halt file: halts that are in effect while they are in a file, even when neither the server nor the store answers.
 
 The file is JSON: `{"halts": [{"agent": "invoice-bot", "reason": "…", "until": "2026-12-01T00:00:00Z"}]}`. Only a valid
 file lifts a halt: while the file is missing, damaged or writable for others, the halts that were read last stay in

@@ -64,7 +64,7 @@ def refused_token_fields(
     kernel: Kernel,
 ) -> EventFields:
     """Return the fields of an event about a token that was not issued to an authenticated client. `subject` is the
-    subject token, or the digest of a refused one."""
+    subject token, or the digest of a refused subject token."""
     about = {"fingerprint": fingerprint(subject)} if isinstance(subject, bytes) else token_fields(*subject)
     own = {} if actor.token is None else {"actor": token_fields(*actor.token)}
     scopes = {} if asked.scopes is None else {"credential": {"scopes": asked.scopes}}

@@ -44,7 +44,7 @@ MAX_CACHED_CREDENTIALS = 100_000  # maximum number of proved credentials, cached
 # Maximum number of expired entries that each new entry evicts, which limits the work of one request.
 EVICTIONS_PER_INSERT = 2
 RECHECK_SECONDS = 300  # seconds after which a token is verified again, because issuers withdraw keys
-MAX_CERTIFICATE_LENGTH = 1_024  # characters; a longer certificate, which is no secret, is cached by its digest
+MAX_CERTIFICATE_LENGTH = 1_024  # characters; a longer certificate, which is not secret, is cached by its digest
 NO_TOKEN = b""
 STRINGS = frozenset({str})
 CertificateKey: TypeAlias = str | bytes | None  # a digest if the certificate is long

@@ -48,7 +48,7 @@ class RefreshedValue(Generic[T]):
 
     def read(self, now: int) -> T:
         """Return the value, after reading it again if it is due. Raises IdentityConfigError if it cannot be read and
-        there is no value, or only one that is older than `stale` seconds.
+        there is no value, or only a value that is older than `stale` seconds.
         """
         found = self._found
         if found is not None and now < self._next:

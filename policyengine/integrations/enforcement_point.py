@@ -164,7 +164,8 @@ async def evaluate(decides: PolicyDecisionPoint, question: Facts) -> Decision:
 
 
 async def evaluate_listed(decides: PolicyDecisionPoint, question: Facts) -> Decision:
-    """Evaluate an item of a list. The record says so, if the decision point is an engine in this process."""
+    """Evaluate an item of a list. If the decision point is an engine in this process, the record says that it is about
+    an item of a list."""
     return await deny_on_error(getattr(decides, "evaluate_listed_async", decides.evaluate_async), question)
 
 

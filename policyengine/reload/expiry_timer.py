@@ -1,4 +1,4 @@
-"""A timer that records the approvals that have expired without an answer, also if no request concerns them."""
+"""A timer that records the approvals that have expired without an answer, even if no request concerns them."""
 
 from __future__ import annotations
 

@@ -24,8 +24,8 @@ UNACCEPTABLE_STATES = frozenset({PinState.UNUSABLE, PinState.REPEATED})
 
 @dataclass(frozen=True, slots=True)
 class ToolReview:
-    """A tool to review: its definitions as the server lists them, the one that differs most urgently, and its pin. A
-    tool that is no longer listed has no definitions."""
+    """A tool to review: its definitions as the server lists them, the definition whose state is the most urgent to
+    review, and its pin. A tool that is no longer listed has no definitions."""
 
     name: str
     state: PinState

@@ -23,7 +23,7 @@ from policyengine.audit.query.query import (
 )
 
 MAX_GROUPS = 1_000_000
-MAX_MEASURED = 50_000_000  # maximum count of numbers, each of eight bytes
+MAX_MEASURED = 50_000_000  # numbers, of eight bytes each
 Read: TypeAlias = Callable[[Row], Cell]
 Key: TypeAlias = tuple[str, ...]
 decode = msgspec.json.Decoder().decode

@@ -66,7 +66,7 @@ def tool_definitions(tools: Sequence[Tool]) -> list[dict[str, Any]]:
 
 
 def names_version(message: Any) -> bool:
-    """Return whether a call names a version of the tool, which may be another than the listed one."""
+    """Return whether a call names a version of the tool, which may differ from the listed version."""
     meta = getattr(message, "meta", None)
     extension = meta.get("fastmcp") if isinstance(meta, Mapping) else None
     return isinstance(extension, Mapping) and extension.get("version") is not None

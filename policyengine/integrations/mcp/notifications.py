@@ -1,4 +1,4 @@
-"""The names of notifications and of the method that subscribes to them, and the function that takes note of them.
+"""The names of notifications and of the method that subscribes to them, and the type of functions that receive them.
 Nothing here depends on an SDK.
 """
 
@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
-Notice: TypeAlias = Callable[[str], None]  # takes the method of a notification
+Notice: TypeAlias = Callable[[str], None]  # receives the method of a notification
 
 LISTEN = "subscriptions/listen"
 ACKNOWLEDGED = "notifications/subscriptions/acknowledged"
@@ -26,4 +26,4 @@ LIST_CHANGES: Mapping[str, str] = {
 
 
 def ignore_method(method: str) -> None:
-    """Take no note of a notification."""
+    """Ignore a notification."""

@@ -336,7 +336,7 @@ class PolicyMiddleware:
             raise MCPError(INVALID_REQUEST, str(error)) from None
 
     def notice(self, method: str) -> None:
-        """Take note of a notification of the server."""
+        """Handle a notification of the server."""
         if self._pinned is not None:
             self._pinned.notice(method)
 

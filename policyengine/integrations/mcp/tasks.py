@@ -124,7 +124,7 @@ class TaskDesk:
         self._decides, self._table = decides, table
 
     async def register(self, question: Facts, params: Mapping[str, Any], decision: Decision, result: object) -> bool:
-        """Keep the task that a call created. Return False if the call created none, or its caller has no name."""
+        """Keep the task that a call created. Return False if the call created no task, or its caller has no name."""
         task = created_task(result)
         owner = None if task is None else task_owner(question)
         if task is None or owner is None:

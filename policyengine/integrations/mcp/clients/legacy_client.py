@@ -95,7 +95,7 @@ class LegacyClient:
             del self._answers[message.id]
 
     async def hear(self, message: JSONRPCMessage, request: Request) -> None:
-        """Take a message that has no answer."""
+        """Handle a message that has no answer."""
         assert self._relay is not None
         await self._relay.hear(SessionMessage(message, ServerMessageMetadata(request_context=request)))
 

@@ -1,4 +1,4 @@
-"""The client at the end of a relayed session, as the middleware reaches it: its user is asked, and it gets progress."""
+"""The client at the end of a relayed session, as the middleware reaches it, to ask its user and to report progress."""
 
 from __future__ import annotations
 

@@ -215,7 +215,7 @@ def has_pipes() -> bool:
 
 @asynccontextmanager
 async def own_streams() -> AsyncIterator[tuple[LineReader, LineWriter]]:
-    """Open the messages of the client. What other code prints meanwhile goes to stderr."""
+    """Open the messages of the client. Text that other code prints during the block goes to stderr."""
     output = os.dup(1)
     os.dup2(2, 1)
     try:

@@ -1,4 +1,5 @@
-"""The file of a pipe that an event loop uses: it closes its descriptor once, also if the loop has closed it before."""
+"""The file of a pipe that an event loop uses: it closes its descriptor once, even if the loop has closed the descriptor
+before."""
 
 from __future__ import annotations
 

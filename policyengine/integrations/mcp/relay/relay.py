@@ -107,7 +107,8 @@ class Relay:
             group.cancel_scope.cancel()
 
     def open_lane(self, policy: DirectPolicy, client: LineReader, to_client: LineWriter, port: DirectPort) -> RelayLane:
-        """Let usual calls of this session take the direct way, and return it. Call this method before `run`."""
+        """Let usual calls of this session take the direct way, and return the lane for them. Call this method before
+        `run`."""
         lane = self._lane = RelayLane(
             policy, self._messages, self._requests, to_client, port, self._limit,
             resume=self._resume, finish=self._finish,
@@ -142,7 +143,7 @@ class Relay:
                 await self.hear(item)
 
     async def hear(self, item: SessionMessage) -> None:
-        """Take a message of the client that has no answer, in the task that received it."""
+        """Handle a message of the client that has no answer, in the task that received it."""
         match item.message:
             case JSONRPCNotification(method=str(method)) as signal if method in CLIENT_NOTIFICATIONS:
                 await self._pass_signal(signal)
@@ -174,8 +175,8 @@ class Relay:
             self._requests.drop(cancelled)
 
     async def _pass_answer(self, answer: JSONRPCResponse | JSONRPCError, metadata: MessageMetadata) -> None:
-        """Pass on the answer of the client to a request of the upstream server. Over HTTP, it has credentials of its
-        own."""
+        """Pass on the answer of the client to a request of the upstream server. Over HTTP, the answer has credentials
+        of its own."""
         if answer.id is not None:
             context = RelayRequest("", None, answer.id, http_request(metadata))
             try:

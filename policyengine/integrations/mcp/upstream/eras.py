@@ -47,7 +47,7 @@ class ModernUpstream:
         self.transport, self._discovery = exchange, discovery
 
     async def discover(self) -> dict[str, Any]:
-        """Return the result, with the versions that the gateway speaks, and not to be shared."""
+        """Return the result, with the versions that the gateway speaks, and marked as private to one client."""
         return {
             **self._discovery,
             "supportedVersions": list(SUPPORTED_VERSIONS),

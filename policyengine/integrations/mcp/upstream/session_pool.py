@@ -92,7 +92,7 @@ class SessionPool:
         self._parked: dict[str, ParkedCall] = {}
         self._freed: dict[Owner, anyio.Event] = {}
         self._info: dict[str, Any] | None = None
-        self.notice: Notice = ignore_method  # takes note of the notifications of all sessions
+        self.notice: Notice = ignore_method  # receives the notifications of all sessions
 
     async def close(self) -> None:
         for pooled in list(self._open):
@@ -214,7 +214,7 @@ class SessionPool:
         parked = Counter(one.pooled.owner for one in self._parked.values())[call.owner]
         can_park = call.owner != NOBODY and call.method in INPUT_METHODS and parked < MAX_OWNER_PARKED
         admitted: dict[str, JSONRPCRequest] = {}
-        for _ in range(MAX_QUESTIONS):  # more may come meanwhile, without end; those are for the next round
+        for _ in range(MAX_QUESTIONS):  # more questions may arrive meanwhile, without end; they wait for the next round
             if not exchange.questions:
                 break
             question = exchange.questions.pop(0)

@@ -104,8 +104,8 @@ async def begin_session(
 
 
 async def find_pinned(eras: UpstreamEras, first: SessionMessage, incoming: Incoming) -> ModernUpstream | None:
-    """Return a server that is used only by modern requests, or answer `initialize` with the reason why there is
-    none."""
+    """Return a server that is used only by modern requests, or answer `initialize` with the reason why there is no such
+    server, and return None."""
     try:
         return await eras.find_pinned()
     except MCPError as error:
@@ -116,7 +116,7 @@ async def find_pinned(eras: UpstreamEras, first: SessionMessage, incoming: Incom
 
 
 async def pump_until_empty(outgoing: Outgoing, writer: LineWriter, port: SessionPort) -> None:
-    """Pass on the messages that wait; the next ones go directly to the writer, because none is before them."""
+    """Pass on the messages that wait. Later messages go directly to the writer, because no message is before them."""
     with suppress(anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError, anyio.WouldBlock):
         while True:
             await writer.send(outgoing.receive_nowait())
@@ -124,8 +124,8 @@ async def pump_until_empty(outgoing: Outgoing, writer: LineWriter, port: Session
 
 
 async def pump_lines(upstream: Any, incoming: Incoming, port: SessionPort) -> None:
-    """Pass on the messages of the server until one of the two ends is closed. Once the relay has taken all that were
-    sent to it, it gets the next ones directly."""
+    """Pass on the messages of the server until one of the two ends is closed. Once the relay has taken all messages
+    that were sent to it, it gets later messages directly."""
     is_direct = False
     with suppress(anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError):
         while True:
@@ -139,7 +139,7 @@ async def pump_lines(upstream: Any, incoming: Incoming, port: SessionPort) -> No
 
 
 async def pump_to_session(outgoing: Outgoing, session: HttpSession, port: SessionPort) -> None:
-    """Send the messages that wait; the next ones go directly to the session."""
+    """Send the messages that wait. Later messages go directly to the session."""
     with suppress(anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError, anyio.WouldBlock):
         while True:
             await session.send(outgoing.receive_nowait())
@@ -147,8 +147,8 @@ async def pump_to_session(outgoing: Outgoing, session: HttpSession, port: Sessio
 
 
 async def pump_from_session(session: HttpSession, incoming: Incoming, port: SessionPort) -> None:
-    """Pass on the messages of the server until the session ends. Once the relay has taken all that were sent to it, it
-    gets the next ones directly."""
+    """Pass on the messages of the server until the session ends. Once the relay has taken all messages that were sent
+    to it, it gets later messages directly."""
     with suppress(anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError):
         while True:
             item = await session.receive()
@@ -161,7 +161,8 @@ async def pump_from_session(session: HttpSession, incoming: Incoming, port: Sess
 
 
 async def receive_answer(first: SessionMessage, upstream: Any, incoming: Incoming) -> SessionMessage | Exception | None:
-    """Return the answer to `initialize`; pass on what comes before it. Return None if the message is another one."""
+    """Return the answer to `initialize`, and pass on the messages before it. Return None if `first` is another
+    message."""
     request = first.message
     if not isinstance(request, JSONRPCRequest) or request.method != "initialize":
         return None

@@ -221,8 +221,8 @@ class SharedConnection:
                 self._notify(method, message.params or {})
 
     def _notify(self, method: str, params: Mapping[str, Any]) -> None:
-        """Find the request to which a notification belongs. A log message names none: it has an addressee only if the
-        process has one caller."""
+        """Find the request to which a notification belongs. A log message names no request: it has an addressee only if
+        the process has one caller."""
         if method == LOG_MESSAGE:
             open_calls = list(self._pending.values()) if self._is_private else []
             for pending in open_calls:
