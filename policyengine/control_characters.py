@@ -25,8 +25,8 @@ def is_shown(text: str) -> bool:
 
 
 def printable(text: str, allowed: str = "\t") -> str:
-    """Escape characters that are neither printable nor `allowed`, or invisible: controls, line ends, fillers, and marks
-    that reverse the text direction.
+    """Escape characters that are invisible or not printable, unless they are `allowed`: controls, line ends, fillers,
+    and marks that reverse the text direction.
     """
     if is_shown(text):
         return text
@@ -111,7 +111,7 @@ def is_emoji_style(text: str, at: int) -> bool:
 
 def split_invisible(text: str, allowed: str = "\t") -> Iterator[tuple[str, bool]]:
     """Yield the text in parts, with the code point, such as `U+202E`, in place of each character that is invisible and
-    not `allowed`; each part with whether it is a code point."""
+    not `allowed`. Each part has a flag: whether it is a code point."""
     start = 0
     for at, char in enumerate("" if text.isascii() and text.isprintable() else text):
         if (char.isprintable() and not is_invisible(char)) or char in allowed or is_emoji_style(text, at):

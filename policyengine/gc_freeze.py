@@ -57,7 +57,7 @@ def freeze_at_exit() -> None:
 @contextmanager
 def objects_frozen() -> Iterator[None]:
     """Exclude the objects that exist now from the collections of the block. If the application has frozen objects
-    itself, they stay frozen, and nothing else is.
+    itself, these objects stay frozen, and no others are frozen.
     """
     if has_frozen():
         yield

@@ -32,7 +32,7 @@ class ProcessThreads:
         self._threads: list[Thread] = []
 
     def wake(self) -> None:
-        """Start the threads, unless this process has. A failure is reported, not raised."""
+        """Start the threads, unless this process has started them. A failure is reported, not raised."""
         if self._process == os.getpid():
             return
         with self._guard:

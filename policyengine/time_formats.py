@@ -53,7 +53,7 @@ def parse_time(text: str) -> datetime | None:
     return parse_short_time(text) if len(text) <= MAX_TEXT_LENGTH else None
 
 
-@lru_cache(maxsize=4_096)  # cached, because an agent asks many questions with one credential
+@lru_cache(maxsize=4_096)  # cached, because an agent sends many requests with one credential
 def parse_short_time(text: str) -> datetime | None:
     """Return the time in UTC of a text whose length has been checked; None if the text is not a valid time."""
     match = RFC3339.fullmatch(text)

@@ -191,7 +191,7 @@ NEUTRAL_VALUES: dict[tuple[str, ...], object] = {
     ("behavior", "ready"): False, ("cluster", "size"): 1,
 }  # fmt: skip
 
-# Facts that are learned about callers: about the behavior of one, and about the group of those that move as one.
+# Learned facts: about the behavior of one caller, and about the group of callers in which it shares limits.
 LEARNED_ROOTS = ("behavior", "cluster")
 LEARNED_FACTS = {fact.path: fact for fact in FACTS if fact.path[0] in LEARNED_ROOTS}
 CLUSTER_ID, CLUSTER_SIZE = ("cluster", "id"), ("cluster", "size")

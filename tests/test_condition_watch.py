@@ -179,7 +179,7 @@ def test_an_error_in_a_condition_is_logged_and_changes_no_decision(caplog: pytes
         watch.note(Decision.of(Outcome.ALLOW), request, Caller("acme", "report-1"), broken, 0)
     [line] = [one for one in caplog.records if getattr(one, "event", "") == "behavior_condition"]
     assert line.levelno == logging.ERROR
-    assert "is not counted, because of an error" in line.getMessage()
+    assert "is not counted for the conditions on learned facts" in line.getMessage()
 
 
 @pytest.fixture

@@ -39,8 +39,8 @@ class EndpointPatterns:
         }
 
     def find(self, endpoint: Endpoint, rules: EndpointRules) -> str | None:
-        """Return the most specific pattern that matches an HTTP endpoint or a tool, which has these rules, with the
-        method of the endpoint: `GET /invoices/{id}`. Return None if no pattern matches.
+        """Return the most specific pattern that matches an HTTP endpoint or a tool, with the method of the endpoint:
+        `GET /invoices/{id}`. `rules` are the rules of the endpoint. Return None if no pattern matches.
         """
         if type(endpoint) is HttpEndpoint:
             word = endpoint.method if endpoint.method in self._methods else ANY

@@ -209,8 +209,8 @@ class Evaluator:
         """Return the decision if it depends on no state, otherwise the state that it needs.
 
         `moment` is the time in nanoseconds since 1970. If entities are looked up, `looking` has the rows known so far:
-        while rows are missing, the result asks only for rows. `behavior` are the learned facts of the caller; the
-        snapshot with which the decision is resumed must have the same. Callers must call `find_halt` first.
+        while rows are missing, the result requests only rows. `behavior` are the learned facts of the caller; the
+        snapshot with which the decision is resumed must have equal facts. Callers must call `find_halt` first.
         """
         if behavior is None:
             rules = self.program.rules_at(request.endpoint)
@@ -330,8 +330,8 @@ class Evaluator:
     def _deny_long_bindings(
         self, request: Request, entities: Entities, moment: int, stamp: Stamp, behavior: LearnedFacts | None
     ) -> tuple[Decision, Effects] | None:
-        """Return a deny if the bindings of the endpoint take too many steps. They are counted first, because the keys
-        of histories may read them. Return None if they do not.
+        """Return a deny if the bindings of the endpoint take too many steps, otherwise None. The steps of bindings are
+        counted first, because the keys of histories may read bound facts.
         """
         rules = self.program.rules_at(request.endpoint)
         if type(request.endpoint) is MalformedEndpoint or not self._counts_steps(request, rules):

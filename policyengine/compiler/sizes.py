@@ -45,7 +45,7 @@ CLAIMS = ("credential", "claims")
 @dataclass(frozen=True, slots=True)
 class SizeLimit:
     """Limits for the size of these `members` of a question. Up to the size `most`, a decision does not exceed its
-    maximum steps; up to the size `at_once`, other requests do not have to wait for it.
+    maximum steps; up to the size `at_once`, the decision does not delay other requests.
     """
 
     most: int

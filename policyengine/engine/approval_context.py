@@ -1,5 +1,6 @@
 """The part of an approval that people see beside the request itself: the entity rows of the people and things in it,
-and the history of the requester. The console, the API and the command line show the same.
+and the history of the requester. The console, the API and the command line show the
+same data.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The approvals of one engine: opened by confirms, answered by people, and given to the decisions that they lift."""
+"""The approvals of one engine: opened by confirms, answered by people, and used by the decisions that they allow."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ class ApprovalDesk:
         return with_tickets(decision, tickets)
 
     def attach(self, decision: Decision) -> Decision:
-        """Return a confirm that was made before with tickets for its approvals, if they were opened."""
+        """Return an earlier confirm with tickets for its approvals, if they were opened."""
         bindings = [one.binding for one in decision.remedies if one.binding is not None]
         if decision.outcome is not Outcome.CONFIRM or not bindings:
             return decision
@@ -202,9 +202,9 @@ class ApprovalDesk:
 
     def _add(self, approval: ApprovalRequest, seen: frozenset[str]) -> tuple[ApprovalRow, bool]:
         """Add an approval, and return its row and whether it is new. An identical approval that waits, was denied, or
-        was given after the decision was made takes its place. It is replaced if it was withdrawn or has expired, if it
-        has the vote of a person who is halted or was revoked, or if the decision has `seen` it and it did not lift the
-        confirm. Raises StoreError and QuotaExceededError.
+        was given after the decision was made takes its place. The identical approval is replaced if it was withdrawn or
+        has expired, if it has the vote of a person who is halted or was revoked, or if the decision has `seen` it and
+        it did not lift the confirm. Raises StoreError and QuotaExceededError.
         """
         now, store, row, replaces = approval.opened, self._decider.store.approvals, approval.to_row(), ""
         for _ in range(MAX_CHANGE_TRIES):
@@ -280,7 +280,7 @@ class ApprovalDesk:
         return found if person is None else [*self.select_answerable(found, person)]
 
     def is_current(self, approval: ApprovalRequest) -> bool:
-        """Return whether the policies are those of the request; otherwise the approval cannot be given or used."""
+        """Return whether the policies are unchanged since the request; otherwise the approval cannot be used."""
         return approval.revision == self._decider.kernel.revision
 
     def approve(

@@ -89,8 +89,8 @@ class ExpiryRecorder:
                 return self._push(expires, id)
 
     def note(self, row: ApprovalRow, now: int) -> bool:
-        """Record the expiry of an approval that was just read, unless another process has. Return False if the log
-        cannot be written. Raises StoreError. A damaged row is no approval.
+        """Record the expiry of an approval that was just read, unless another process has done so. Return False
+        if the log cannot be written. A damaged row is ignored. Raises StoreError.
         """
         try:
             approval = read_row(row)

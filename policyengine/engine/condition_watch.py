@@ -1,4 +1,4 @@
-"""Counts in observe mode what the conditions that read learned facts would have hit."""
+"""Counts, in observe mode, the requests for which conditions that read learned facts were true."""
 
 from __future__ import annotations
 
@@ -72,8 +72,9 @@ class ConditionHits:
 
 
 class ConditionWatch:
-    """Counts what the learned conditions of one policy would have hit. It continues the counts of a `previous` watch
-    for the conditions that stayed, and has its `origin`. Threads may share it.
+    """Counts the requests for which the conditions of one policy that read learned facts were true. For unchanged
+    conditions, it continues the counts of a `previous` watch. Watches that continue each other have the same `origin`.
+    Threads may share the watch.
     """
 
     def __init__(self, kernel: Kernel, previous: ConditionWatch | None = None) -> None:
@@ -93,7 +94,7 @@ class ConditionWatch:
             facts_of = partial(bounded_facts, self._kernel, request, snapshot, from_epoch_nanoseconds(moment))
             values = list(self._evaluator.evaluate(request.endpoint, snapshot.behavior, facts_of))
         except Exception as error:
-            text = f"what conditions would have hit is not counted, because of an error: {error!r}"
+            text = f"a request is not counted for the conditions on learned facts, because of an error: {error!r}"
             self._throttle.tell(logging.ERROR, "failure", text, event="behavior_condition")
             return
         for number, value in values:
@@ -121,7 +122,7 @@ class ConditionWatch:
 
 
 def condition_key(condition: LearnedCondition) -> tuple[str, str]:
-    """Return what identifies a condition in other policies, whatever its line is."""
+    """Return a key that identifies a condition, also in a changed policy in which the condition is on another line."""
     return condition.rule, condition.words
 
 

@@ -165,9 +165,9 @@ class Decider:
     # ── One decision ──────────────────────────────────────────────────────────────────────────
 
     def decide(self, request: Request, claim: IdempotencyClaim | None = None) -> DecisionBasis:
-        """Decide, commit the effects of the decision, and open the approvals that a confirm needs if the request asks
-        for them. With a claim, return the decision that another request with the same key has made in the meantime, if
-        there is one. Raises StoreError, KeyReuseError and KeyInProgressError.
+        """Decide, commit the effects of the decision, and open the approvals that a confirm needs if the options
+        of the request say so. With a claim, return the decision that another request with the same key has made in the
+        meantime, if there is one. Raises StoreError, KeyReuseError and KeyInProgressError.
         """
         basis = self._decide(request, claim)
         if not basis.opens or not request.options.request_approval:
@@ -429,8 +429,8 @@ class Decider:
         return self.store.spent_among(approval.id for approval in request.approvals)
 
     def _peek_behavior(self, request: Request, moment: int) -> tuple[CallerSnapshot | None, LearnedFacts | None]:
-        """Return what is read about the caller of a request that is only tried, and the facts; None without a caller.
-        If the store does not answer, all facts are unknown."""
+        """Return the behavior of the caller of a request that spends nothing, and its learned facts; None without a
+        caller. If the store does not answer, all learned facts are unknown."""
         try:
             read = None if self.behavior is None else self.behavior.peek(request.endpoint, request.facts, moment)
         except StoreError:
@@ -441,8 +441,8 @@ class Decider:
         self, compiled: CompiledPolicies, request: Request, decision: Decision, state: DecisionState,
         read: CallerSnapshot | None, charge: CallerCharge | None, moment: int, key: str | None = None,
     ) -> bytes:  # fmt: skip
-        """Finish what was learned from a committed decision, and return the member of its log line. In observe mode,
-        count which conditions that read learned facts hold for a request from which was learned."""
+        """Finish learning from a committed decision, and return the member of its log line. In observe mode, if
+        behavior was learned from the request, count the conditions on learned facts that are true for it."""
         behavior, observer = self.behavior, self._recorder.observer
         watch = None if observer is None else observer.watch
         member = b"" if behavior is None else behavior.finish(read, charge, decision, key)

@@ -615,8 +615,8 @@ class Engine:
 
     @property
     def conditions(self) -> ConditionWatch | None:
-        """The counts of what the conditions that read learned facts would have hit; None without observe mode, or if no
-        rule reads a learned fact."""
+        """The counts of the requests for which conditions that read learned facts were true; None without observe mode,
+        or if no rule reads a learned fact."""
         return None if self.recorder.observer is None else self.recorder.observer.conditions
 
     def _read(self, question: QuestionLike) -> Request:

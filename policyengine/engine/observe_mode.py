@@ -64,7 +64,8 @@ class Observe:
 
 class Observer:
     """Applies observe mode to the decisions of one engine. `counts` holds the numbers of answers that passed, by their
-    original outcome, and `conditions` what conditions would have hit; None if no rule reads learned facts."""
+    original outcome. `conditions` counts the requests for which conditions that read learned facts were true; None if
+    no rule reads a learned fact."""
 
     def __init__(self, wanted: Observe, kernel: k.Kernel, clock: Callable[[], datetime]) -> None:
         """Raise ObserveError if the end, a package or an endpoint is invalid."""

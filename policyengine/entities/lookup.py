@@ -31,7 +31,7 @@ _LOG = logging.getLogger("policyengine")
 MAX_ANCESTOR_STEPS = 32  # maximum levels of membership above an entity
 MAX_ROUNDS = 100  # maximum consecutive lookups of one decision, each of which may depend on the previous one
 MAX_ROWS = 10_000  # maximum number of rows that one decision looks up
-PAUSE_SECONDS = 1.0  # seconds for which a source that failed is not asked again
+PAUSE_SECONDS = 1.0  # seconds for which a source that failed is not queried again
 UNANSWERED = Invalid(NOT_ANSWERED)
 
 
@@ -189,7 +189,7 @@ class LookupEntityStore(EntityStore):
 
 class EntityLookups:
     """All row sources of an entity store, each with a cache that is limited in age and in rows (`most`). A source that
-    does not answer is not asked again for PAUSE_SECONDS, so that decisions do not wait for it. `failures` counts
+    does not answer is not queried again for PAUSE_SECONDS, so that decisions do not wait for it. `failures` counts
     lookups without an answer."""
 
     def __init__(
@@ -256,7 +256,7 @@ class EntityLookups:
         if not self._told:
             self._told = True
             limits = f"{MAX_ROWS:,} rows, {MAX_ROUNDS} rounds or {MAX_ANCESTOR_STEPS} levels of membership"
-            _LOG.warning("a decision needs more lookups than %s; what is left is unknown", limits)
+            _LOG.warning("a decision needs more lookups than %s; the remaining rows are unknown", limits)
 
 
 class RowCache:

@@ -133,7 +133,7 @@ def limit_charges(one: LimitInputs) -> list[LimitCharge]:
 
 
 def keyed_charge(prepared: LimitCharge, key: tuple[str, ...], own: str) -> LimitCharge:
-    """Return the prepared charge of a member of a group with its keys: that of the group, and its own."""
+    """Return the prepared charge of a member of a group, with the key of the group and the member's own key."""
     charge = prepared.charge
     if prepared.own is None:
         return prepared._replace(charge=charge._replace(key=(*key, own)))

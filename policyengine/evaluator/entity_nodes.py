@@ -102,7 +102,7 @@ class EntityAttribute(Node):
                 raw, held = self._own(st, ref)
                 raws.append(raw)
                 levels.append(InheritanceLevel(ref, () if raw is ABSENT and self.levels[ref.type] else held))
-        why = "the entity store does not have all its ancestors" if above.answered else NOT_ANSWERED
+        why = "the entity store does not have all ancestors of the entity" if above.answered else NOT_ANSWERED
         gaps = [] if above.complete else [Unknown.of(fact, why)]
         return tuple(raws), unite_levels(levels, gaps, fact)
 
@@ -166,7 +166,7 @@ def among_ancestors(
     inside = ancestor in refs
     found: Any = inside
     if not inside and not above.complete:
-        why = "the entity store does not have all its ancestors" if above.answered else NOT_ANSWERED
+        why = "the entity store does not have all ancestors of the entity" if above.answered else NOT_ANSWERED
         found = Unknown.of(fact, why)
     if st.recorder is not None:
         st.recorder.membership(item, ancestor, found)

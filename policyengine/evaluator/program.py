@@ -158,7 +158,7 @@ class PolicyProgram:
         self.hop_slots: tuple[int, ...] = ()
         self.holders: dict[str, Node] = {}
         self.make_rules: Any = None
-        # The last endpoint of `rules_at` and its rules: a decision and its record are about the same one.
+        # The last endpoint of `rules_at` and its rules: a decision and its record are about the same endpoint.
         self.recent: tuple[Endpoint | None, Any] = None, None
         self.heads: dict[str, PathBranch] = {}
         self.everyone: Any = None

@@ -86,13 +86,13 @@ class State:
       user id
     - `kept` caches attributes of the entity store by attribute slot; None if this decision uses other entities
     - `claims` are attributes that override the entity store
-    - `hops` are the agents before the presenter, or Unknown; `hop` is set in the state of a hop, `presenter` then is
-      the state of the presenter
+    - `hops` are the agents before the presenter, or Unknown; in the state of a hop, `hop` is set and
+      `presenter` is the state of the presenter
     - `behavior` are the learned facts of the caller by name; None if nothing is learned
     - `caller_key` is a user with the key of the histories of this principal and that user
     - `recorder` collects the facts that an approval is bound to
     - `past` is the event on which a condition about the past is tested
-    - `moment` is the time in nanoseconds since 1970; `now` is the same as a datetime
+    - `moment` is the time in nanoseconds since 1970; `now` is that time as a datetime
     """
 
     approval: ApprovalFacts | None = None

@@ -15,8 +15,8 @@ SEQUENCE = ("behavior", "sequence")
 
 
 def order_note(facts: Facts) -> str | None:
-    """Return after which call a run left the declared order, and which call was expected; None if the step of the run
-    or the profile of the agent is not known."""
+    """Return a note that says after which call a run left the declared order, and which call was expected. Return None
+    if the step of the run or the profile of the agent is unknown."""
     step, profile = facts.bound.get(ORDER_STEP), profile_of(facts)
     if not isinstance(step, int) or profile is None or not profile.order:
         return None

@@ -200,8 +200,8 @@ class EventPattern(Node):
     `keys` select the history of requests with equal values; None selects the requests of the same agent and user. `by
     another user` becomes a part of `where`, the only place for `PastFact`. `facts` are evaluated at the time of the
     event, in this order; `outputs` come with its report. If `latest`, only the last event of a key is needed. `watch`
-    is a digest of all this, equal for equal patterns in every policy. `status` is whether a sum or a distinct count of
-    the events reads their `past.status`.
+    is a digest of all these members, equal for equal patterns in every policy. `status` says whether a sum or a
+    distinct count of the events reads their `past.status`.
     """
 
     place: Place

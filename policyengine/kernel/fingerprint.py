@@ -37,7 +37,7 @@ EXCLUDED_FIELDS = frozenset({"span", "package", "revision", "watches", "reads_be
 # Members that are left out if they are empty, so that policies without them keep the revisions from before these
 # members existed.
 LATER_FIELDS = frozenset({"maps", "profiles"})
-# The same, for a member of a declaration or of one of its parts.
+# The members of declarations, or of their parts, that are left out for the same reason if they are empty.
 LATER_MEMBERS: dict[type, str] = {k.Profile: "order", k.Approvers: "issuers"}
 
 

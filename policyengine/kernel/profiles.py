@@ -49,8 +49,8 @@ class Profile(Node):
     - facts about a caller are neutral before it has `ready_runs` runs and `ready_days` active days of its own; these
       days are at most those of `learn`
     - for each caller, one false alarm of a burst is expected in `burst_days` days
-    - a new value of `version` starts a new version of the caller, which is not ready; the paces, peaks and endpoints of
-      the earlier version are its start
+    - a new value of `version` starts a new version of the caller, which is not ready; this version starts with
+      the paces, peaks and endpoints of the earlier version
     - the calls of a run follow `order`, if it is not empty
     """
 

@@ -148,7 +148,7 @@ class Fragment:
 
 class PositionAutomaton:
     """The position automaton of an order: `follow` has for each step the steps that may follow it. A step is its place
-    among the leaves of the order; `symbols` has for each the number of its distinct step."""
+    among the leaves of the order; `symbols` has for each leaf the number of its distinct step."""
 
     def __init__(self, symbols: Sequence[int], order: Order) -> None:
         self.symbols = symbols

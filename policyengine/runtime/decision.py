@@ -62,8 +62,8 @@ class Reason(Struct, frozen=True, omit_defaults=True):
 
 
 class ApprovalTicket(Struct, frozen=True, omit_defaults=True):
-    """The approval that a confirm opened, for the caller: its `state`, where to ask for its state (`status`, a URL or a
-    path), the time until which a person can decide (`expires`), the seconds to wait between two questions (`poll`),
+    """The approval that a confirm opened, for the caller: its `state`, where to request its state (`status`, a URL or a
+    path), the time until which a person can decide (`expires`), the seconds to wait between two requests (`poll`),
     after a denial its `reason`, and the URL at which people answer in the console (`page`), if it is known. Without an
     `id`, no approval was opened, and `refused` says why.
     """
@@ -83,7 +83,7 @@ class Remedy(Struct, frozen=True, omit_defaults=True):
 
     `approval` names the approvers (`by`), the issuers that must vouch for them (`issuers`, if the rule names some), how
     long an approval lasts (`within`: `15m`), the digest to which it must be bound (`binding`), the parts of the request
-    in the digest (`bound`: `body except body.request_id`) and, if the caller asked for it, the opened `approval`.
+    in the digest (`bound`: `body except body.request_id`) and, if the caller requested it, the opened `approval`.
     `scope` lists scopes; the credential needs one of them. `credential`, `attestation`, `task` and `facts` describe the
     `need` in words. `wait` is the time until a rate has room again (`within`).
     """
@@ -122,7 +122,8 @@ class UnknownFact(Struct, frozen=True, omit_defaults=True):
 
 class Principal(Struct, frozen=True, omit_defaults=True, gc=False):
     """The presenting agent, the user, and the chain from the user to the presenter. `cluster` is the group of callers
-    that move as one, with its size; the agent itself if it is in no group, and None if the group is unknown."""
+    that share limits with the agent, and `cluster_size` is its size. An agent in no group is a group of its own;
+    if the group is unknown, `cluster` is None."""
 
     agent: str | None = None
     issuer: str | None = None

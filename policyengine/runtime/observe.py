@@ -1,7 +1,8 @@
-"""Observe mode: the only place that turns a decision into an allow that states the enforced outcome.
+"""Observe mode: the only place that turns a decision into an allow that contains the enforced outcome.
 
 A request that the policy denies may pass. A request that no policy decided may not: a failure, a path that two servers
-read differently, a request that an operator halted, or an anonymous caller, who is asked to authenticate.
+read differently, a request that an operator halted, or a request of an anonymous caller, who must first
+authenticate.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ class PendingNames(NamedTuple):
     groups: tuple[PendingGroup, ...]
 
     def mark(self, facts: dict[str, object]) -> None:
-        """Do the same as `mark_pending` for each name. Raises RequestError."""
+        """Mark the fact of each name as pending, as `mark_pending` does. Raises RequestError."""
         for holder_path, members, names in self.groups:
             holder = None if holder_path is None else find_object(facts, holder_path)
             if holder is not None and holder.keys().isdisjoint(members):

@@ -1,8 +1,9 @@
 """Pending texts of which a part is known: a glob that every possible value matches, such as `notes://open/*` for the
 URIs of a template.
 
-Gateways ask about a template without knowing which of its URIs a client will read. The value travels as an Invalid, so
-that clients, logs and replays keep it; everything that does not know these texts treats it as a pending fact.
+Gateways send questions about a template without knowing which of its URIs a client will read. The value travels as an
+Invalid, so that clients, logs and replays keep it; code that does not recognize these texts treats it as a pending
+fact.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 An ordinary question consists of dicts with known members, has a path that is already canonical, and contains nothing
 ambiguous. For any other question these functions return None, and `read_request` reads it or reports the error. For an
-ordinary question both return the same.
+ordinary question, `read_request` returns the same result.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from policyengine.vocabulary import LEARNED_FACTS, learned_name
 LearnedFacts: TypeAlias = dict[str, object]  # never changed; a dict, because compiled code searches it fast
 NOT_ANSWERED = "the entity store did not answer"
 NO_ROW = Invalid("the entity has no row")
-NOT_READABLE = Invalid("what was learned about the caller cannot be read")
+NOT_READABLE = Invalid("the learned behavior of the caller cannot be read")
 UNREADABLE_FACTS: LearnedFacts = {learned_name(path): NOT_READABLE for path in LEARNED_FACTS}
 PARTIAL_ROW = Invalid("the row of the entity is partial and does not contain it")
 

@@ -49,7 +49,7 @@ class ValueSet:
 
     def overlaps(self, other: ValueSet) -> bool | Unknown:
         """Return whether the sets have a common element; Unknown if only unknown elements may be common. Call it only
-        if `decides` is true for each set and the family of the other.
+        if `decides` is true for each set and the family of the other set.
         """
         if not self.keys.isdisjoint(other.keys):
             return True
@@ -59,7 +59,7 @@ class ValueSet:
 
     def within(self, other: ValueSet) -> bool | Unknown:
         """Return whether every element is in the other set; Unknown if that depends on unknown elements. Call it only
-        if `decides` is true for each set and the family of the other.
+        if `decides` is true for each set and the family of the other set.
         """
         if self.empty:
             return True

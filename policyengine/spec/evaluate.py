@@ -328,7 +328,7 @@ def is_among_ancestors(
 ) -> Value:
     """Return whether `refs`, the ancestors of an entity, include the ancestor."""
     unsure = ancestor not in refs and not above.complete
-    why = "the entity store does not have all its ancestors" if above.answered else NOT_ANSWERED
+    why = "the entity store does not have all ancestors of the entity" if above.answered else NOT_ANSWERED
     found = Unknown.of(fact, why) if unsure else ancestor in refs
     return facts.membership(item, ancestor, found)
 

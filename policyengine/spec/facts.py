@@ -198,7 +198,7 @@ class Facts:
                 raw, held = self._own(ref, node)
                 raws.append(raw)
                 levels.append(InheritanceLevel(ref, () if raw is ABSENT and declared[ref.type] else held))
-        why = "the entity store does not have all its ancestors" if above.answered else NOT_ANSWERED
+        why = "the entity store does not have all ancestors of the entity" if above.answered else NOT_ANSWERED
         gaps = [] if above.complete else [Unknown.of(fact, why)]
         return tuple(raws), unite_levels(levels, gaps, fact)
 

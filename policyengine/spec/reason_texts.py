@@ -54,4 +54,4 @@ def unsupported_obligation(kind: str) -> str:
 
 
 def approvable_facts(names: str) -> str:
-    return f"{names}, or a rule that does not bind it: `bound to (…)`"
+    return f"{names}, or a rule that binds less: `bound to (…)`"

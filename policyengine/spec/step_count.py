@@ -527,7 +527,8 @@ def count_element(
 def family_of_collection(
     node: k.Expr, collection: tuple[Value, ...], reader: RuleReader, count: StepCount
 ) -> Family | None:
-    """Return the family of the elements, or None if they have none in common; count hashing nested collections."""
+    """Return the family of the elements, or None if they have no common family. Count the steps of hashing nested
+    collections."""
     key = collection_key(node)
     if key is not None and key in reader.families:
         return reader.families[key]

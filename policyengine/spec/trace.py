@@ -46,7 +46,7 @@ class GrantTrace:
 
 @dataclass(frozen=True, slots=True)
 class DelegationTrace:
-    """A `may delegate`: whether it covers the endpoint, names the next agent, has not expired, and its condition."""
+    """A `may delegate`: whether it covers the endpoint, names the next agent and has not expired; and its condition."""
 
     delegate: k.DelegationGrant
     covers: bool

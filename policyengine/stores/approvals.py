@@ -1,4 +1,4 @@
-"""The protocol of approval stores, which keep who asked for an approval and who answered; and the store in memory."""
+"""The protocol of approval stores, which keep the requested approvals and their answers, and the store in memory."""
 
 from __future__ import annotations
 

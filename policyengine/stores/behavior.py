@@ -22,7 +22,7 @@ REPORTABLE_SECONDS: Final = 3_600
 REPORT_PLACES: Final = 2**17  # slots for reportable decisions; a later decision replaces an earlier one in its slot
 LEARNER_SECONDS: Final = 600  # seconds for which a process that learns a model excludes others
 EVENTS_PER_GENERATION: Final = 2**20  # a forgotten caller continues with the first number of its next generation
-REQUEST_DAYS: Final = 6  # days for which the requests are kept in which groups are searched
+REQUEST_DAYS: Final = 6  # days for which requests are kept, to search for groups in them
 MODEL: Final = "model"  # the document with the latest model
 RELEASES: Final = "releases"  # the document with the planned changes
 MAX_NUMBER: Final = 2**53 - 1  # above this, numbers in Lua are not exact
@@ -50,8 +50,8 @@ class BehaviorStore(Protocol):
         ...
 
     def forget(self, key: str) -> bool:
-        """Forget a caller, damaged or not. Return whether the store knew the caller. The store keeps a number for as
-        long as it would have kept the caller (see `forgotten_caller`)."""
+        """Forget a caller, damaged or not. Return whether the store knew the caller. The store keeps the number of the
+        caller's events for as long as it would have kept the caller (see `forgotten_caller`)."""
         ...
 
     def keys(self) -> Iterator[str]:

@@ -173,7 +173,7 @@ DOORS = [
     ),
     (
         'agent "bot" { issued by acme  acts alone  may read when approval.granted }',
-        [("E416", "an approval cannot grant access", "approval.granted", "ask for it in a guard: `confirm by …`")],
+        [("E416", "an approval cannot grant access", "approval.granted", "require it in a guard: `confirm by …`")],
     ),
     (
         'agent "bot" { issued by acme  acts alone  may read when behavior.trust > 0.9 }',
@@ -188,7 +188,7 @@ DOORS = [
     ),
     (
         ('define ok = approval.granted\nagent "bot" { issued by acme  acts alone  may read when ok }'),
-        [("E416", "an approval cannot grant access", "ok", "ask for it in a guard: `confirm by …`")],
+        [("E416", "an approval cannot grant access", "ok", "require it in a guard: `confirm by …`")],
     ),
     (
         ('agent "bot" { issued by acme  acts alone  may read  may delegate read to agent "" for 0m }'),
@@ -246,11 +246,11 @@ DOORS = [
     ),
     (
         'user "a" { may read when approval.granted }',
-        [("E416", "an approval cannot grant access", "approval.granted", "ask for it in a guard: `confirm by …`")],
+        [("E416", "an approval cannot grant access", "approval.granted", "require it in a guard: `confirm by …`")],
     ),
     (
         'anyone { may read when approval.by == "x" }',
-        [("E416", "an approval cannot grant access", "approval.by", "ask for it in a guard: `confirm by …`")],
+        [("E416", "an approval cannot grant access", "approval.by", "require it in a guard: `confirm by …`")],
     ),
     (
         "delegation { depth <= 0 }",

@@ -90,7 +90,7 @@ def test_profiles_are_part_of_the_revision_and_their_absence_is_not() -> None:
 # ── Mistakes ──────────────────────────────────────────────────────────────────────────────────
 
 MISTAKES = [
-    ("", 'this profile states nothing', '"p"'),
+    ("", 'this profile is empty', '"p"'),
     ("learn 14d   learn 7d", "`learn` is stated twice", "learn 7d"),
     ("run within 5m   run by task.id", "`run` is stated twice", "run by task.id"),
     ("learn 12h", "`learn` takes a duration from `1d` to `28d`", "12h"),

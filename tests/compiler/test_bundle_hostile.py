@@ -134,7 +134,7 @@ WRONG: list[tuple[type, str, Any, str]] = [
     (k.Constant, "value", ["number", "NaN"], "a constant of another type"),
     (k.Constant, "value", ["number", "1e999999999"], "a constant"),
     (k.Constant, "value", ["number", "9" * 10_000], "Expected `str` of length <= 64"),
-    (k.Constant, "value", ["ip", "::g"], "a text that is not the constant that it should be"),
+    (k.Constant, "value", ["ip", "::g"], "a constant with an invalid text"),
     (k.Constant, "value", ["items", [["items", []]]], "Invalid value 'items'"),
     (k.Constant, "value", ["eval", "1"], "Invalid value 'eval'"),
     (k.Constant, "value", ["time", 2**62], "a time outside of the calendar"),

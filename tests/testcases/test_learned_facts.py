@@ -97,7 +97,7 @@ def test_an_explanation_shows_the_learned_facts_that_were_read() -> None:
     assert result.walk is not None
     text = result.walk.render()
     assert "behavior.trust = 0.25" in text
-    assert "what was learned about the caller cannot be read" in text
+    assert "the learned behavior of the caller cannot be read" in text
 
 
 def test_forall_finds_the_learned_facts_that_break_a_claim() -> None:

@@ -118,7 +118,7 @@ def check_exclusions(items: Sequence[ClauseItem], read: Sequence[tuple[str, ...]
             path = reference_path(written)
             name, holder = format_fact_path(path), format_fact_path(item.path)
             if not is_path_below(path, item.path):
-                hint = f"name a member of it: `{holder}.request_id`"
+                hint = f"name a member of `{holder}`: `{holder}.request_id`"
                 context.report("E517", f"`{name}` is not a part of `{holder}`", written.span, hint)
             elif any(is_nested_path(path, other) for other in seen):
                 context.report("E517", f"`{name}` is excluded twice", written.span, "write it once")

@@ -13,7 +13,7 @@ from policyengine.syntax import nodes as ast
 
 NOT_FOR_GRANTS_MESSAGES = {
     "E415": ("behavior cannot grant access", "use it in a guard: `deny when …`, `confirm … when …`"),
-    "E416": ("an approval cannot grant access", "ask for it in a guard: `confirm by …`"),
+    "E416": ("an approval cannot grant access", "require it in a guard: `confirm by …`"),
 }
 
 

@@ -90,8 +90,8 @@ def lower_profile(declared: ast.ProfileDecl, package: str, draft: LoweringContex
 
 def check_items(declared: ast.ProfileDecl, package: str, draft: LoweringContext) -> None:
     if not declared.items:
-        hint = "write what it should learn: `run by task.id within 5m`, or `learn 14d`"
-        draft.report("E911", "this profile states nothing", declared.name.span, hint)
+        hint = "write at least one item: `run by task.id within 5m`, or `learn 14d`"
+        draft.report("E911", "this profile is empty", declared.name.span, hint)
     named = [(f"`{ITEM_NAMES[type(item)]}`", item.span) for item in declared.items]
     draft.once(named, "E911", "keep one")
 

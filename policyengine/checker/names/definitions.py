@@ -111,7 +111,7 @@ def dependency_order(uses: Mapping[Key, Iterable[Key]]) -> list[Key]:
 
 
 def circular_definitions(uses: Mapping[Key, Iterable[Key]]) -> list[Key]:
-    """Return the definitions that use themselves, and those that use one of them."""
+    """Return the definitions that use themselves, and the definitions that use one of these."""
     fine = set(dependency_order(uses))
     return [key for key in uses if key not in fine]
 

@@ -172,8 +172,8 @@ def suggest_in_group(text: str, context: ExpressionContext) -> str | None:
 
 def suggest_in_other_group(text: str, context: ExpressionContext) -> str | None:
     """Suggest another root, such as `credential.kind` for `user.kind`, if exactly one fact has this member name. Return
-    None otherwise. The members of `args`, `body` and `context` have any names, so only declared facts are similar;
-    so they are for `tool`, whose arguments are in `args`.
+    None otherwise. For `args`, `body` and `context`, whose members may have any name, only declared facts are searched;
+    also for `tool`, because the arguments of a tool are in `args`.
     """
     root, _, member = text.partition(".")
     names = {fact.name for fact in context.schema.facts} if root in (*FACT_ROOTS, "tool") else known_facts(context)

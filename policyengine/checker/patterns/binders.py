@@ -179,8 +179,8 @@ def select_contested(every: Iterable[PatternBindings]) -> list[PatternBindings]:
 
 
 def ways_of(binding: PatternBindings) -> Iterator[tuple[object, object]]:
-    """Yield each name that the pattern binds or that its `with` reads, and a key: two equal bindings of a name have the
-    same key, and so have all reads of it.
+    """Yield each name that the pattern binds or that its `with` reads, and a key. Equal bindings of a name have
+    equal keys; all reads have the same key.
     """
     resource = binding.resource[1] if binding.resource else None
     for name, (place, entity) in binding.captures.items():

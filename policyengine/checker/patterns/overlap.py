@@ -120,7 +120,7 @@ def _paths_meet(a: HttpPattern, b: HttpPattern) -> bool:
 class LiteralMatch(Enum):
     """How a literal of one pattern is compared with a literal of another: exactly, without regard to case, or exactly
     and only if it has no letters. The last comparison is for an outer pattern that folds case less than the inner
-    pattern, which then matches other spellings of its letters.
+    pattern, because the inner pattern then matches further spellings of its letters.
     """
 
     EXACT = "exact"

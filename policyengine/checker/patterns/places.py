@@ -28,9 +28,9 @@ Position = tuple[int, str, str]  # position of a capture: the segment, and the t
 
 @dataclass(frozen=True, slots=True)
 class PatternBindings:
-    """The bindings of one pattern: `captures` are the captures by name, with the entity of typed captures, and `facts`
-    those of `with`. `resource` is the last typed capture, or the resource in `with`. `resource_types` are its possible
-    types, including the type of an action, which binds no resource because the request names it.
+    """The bindings of one pattern: `captures` are the captures by name, with the entity of typed captures; `facts`
+    are the facts that `with` binds. `resource` is the last typed capture, or the resource in `with`. `resource_types`
+    are its possible types, including the type of an action, which binds no resource because the request names it.
     """
 
     pattern: k.Pattern

@@ -25,7 +25,7 @@ def order_automaton(order: Order) -> SequenceAutomaton:
 
 
 def same_order(one: Order, other: Order) -> bool:
-    """Return whether the same calls follow both orders at each point of a run; False also if this is not known."""
+    """Return whether exactly the same runs follow both orders. Return False also if the comparison is too large."""
     if not (one and other):
         return not (one or other)
     steps = [frozenset(step.patterns) for step in distinct_steps((*one, *other))]
@@ -52,8 +52,8 @@ def same_order(one: Order, other: Order) -> bool:
 
 
 def possible_letters(steps: Sequence[tuple[k.Pattern, ...]]) -> frozenset[int]:
-    """Return all letters that a request can have, and perhaps others: each two steps of a letter overlap, and a step is
-    never without the steps that cover it. Raises OrderSizeError."""
+    """Return all letters that a request can have, and perhaps others. Any two steps of a letter overlap, and a letter
+    with a step also has all steps that cover it. Raises OrderSizeError."""
     numbers = range(len(steps))
     near = [mask_of(j for j in numbers if i != j and steps_overlap(steps[i], steps[j])) for i in numbers]
     over = [mask_of(j for j in bits(near[i]) if step_covers(steps[j], steps[i])) for i in numbers]

@@ -111,7 +111,7 @@ class Schema:
         )
 
     def enums_in(self, program: Program, package: str) -> Iterator[EnumType]:
-        """Yield every enum that the package may use, built-in ones last."""
+        """Yield every enum that the package may use, built-in enums last."""
         for name in program.visible(package, "enum"):
             symbol = program.lookup(package, "enum", name)
             if symbol is not None and (symbol.package, symbol.name) in self.enums:

@@ -187,7 +187,7 @@ def read_item(raw: ConstantItem, context: DecodeContext) -> Any:
         case EntityItem(kind, id_):
             return EntityRef(kind, id_)
     if found is None:
-        raise BundleDataError("a text that is not the constant that it should be")
+        raise BundleDataError("a constant with an invalid text")
     return found
 
 

@@ -32,7 +32,7 @@ HISTORY_TAGS = {k.HistoryCondition: 0xF1F2F3F4, k.Aggregate: 0xF1F2F3F5}
 HISTORY_BYTES = b"\xf1\xf2\xf3"
 MAX_TYPE_DEPTH = 100
 # The last member of a class, by class, if bundles were written before it existed. It is not written if it is empty, so
-# policies without it have the same bundles as before, and every version reads these.
+# policies without it have the same bundles in every version, and every version can read them.
 LATER_MEMBERS: Mapping[type, str] = {k.Approvers: "issuers"}
 WIRES, FORM, TAG = "_wires", "_form", "#"  # attributes of the structs; no field has one of these names
 ENCODER = msgpack.Encoder()

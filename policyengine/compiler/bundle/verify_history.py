@@ -1,4 +1,4 @@
-"""Check that the checker could have produced a decoded condition on history: the store keeps what it reads."""
+"""Check that the checker could have produced a decoded condition on history: the store keeps the facts it reads."""
 
 from __future__ import annotations
 

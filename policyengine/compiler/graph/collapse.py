@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from policyengine.compiler.graph.box import Box, BoxKind, count_rules
 
-MAX_BOXES = 200  # maximum boxes of a drawing, unless the user asks for the whole drawing
+MAX_BOXES = 200  # maximum boxes of a drawing, unless the user requests the whole drawing
 MIN_BOXES_PER_PART = 10  # minimum boxes of a part, so that a path is visible with its methods, agents and rules
 MIN_ALIKE_SIBLINGS = 3  # from this number on, siblings with equal content are drawn as one
 PLURALS = {

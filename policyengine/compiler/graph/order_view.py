@@ -33,7 +33,7 @@ def may_apply(profile: k.Profile, agent: str) -> bool:
 
 
 def state_boxes(automaton: SequenceAutomaton) -> Iterator[Box]:
-    """Yield a box for each state of an automaton: the calls after which a run is there, and those that may follow."""
+    """Yield a box for each state of an automaton: the calls that lead to the state, and the calls that may follow."""
     for state in range(len(automaton.rows)):
         latest = "start" if state == START else f"after {' or '.join(automaton.latest(state))}"
         yield Box(BoxKind.STATE, f"{state}: {latest}", describe_exits(automaton, state))

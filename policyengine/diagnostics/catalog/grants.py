@@ -136,7 +136,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E416",
         "an approval in a `may`",
-        "An approval lifts the confirm that asked for it; it does not grant access.",
+        "An approval lifts the confirm that requested it; it does not grant access.",
         _agent("may read when approval.granted"),
         _agent("may read") + 'guard "ask" on read { confirm by user }\n',
     ),

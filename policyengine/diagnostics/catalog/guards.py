@@ -106,7 +106,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E512",
         "a confirm that depends on an approval",
-        "An approval lifts the confirm that asked for it, so the condition of the confirm cannot test for the "
+        "An approval lifts the confirm that requested it, so the condition of the confirm cannot test for the "
         "approval.",
         _guard("confirm by role boss when not approval.granted", _TEAM),
         _guard(f"confirm by role boss {_LARGE}", _TEAM),
@@ -121,8 +121,9 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E515",
         "a cluster in a guard",
-        "A cluster is a group of keys that act in lock-step and share one count of a rate. The actions of one key must "
-        "not deny or confirm anything for the others, so only rates and budgets can read `cluster`.",
+        "A cluster is a group of callers that send the same requests at the same times, and that share limits. A guard "
+        "must not deny or confirm requests of one caller because of another, so only rates and budgets can read "
+        "`cluster`.",
         "",
         "",
     ),
@@ -130,7 +131,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "E518",
         "a rule that reads `resource` at endpoints that do not bind it",
         "At an endpoint without a binding, every fact of `resource` is unknown, so a guard denies there, and a rate or "
-        "budget cannot count the request. Restrict the rule to endpoints that bind `resource`, or state what applies "
+        "budget cannot count the request. Restrict the rule to endpoints that bind `resource`, or write what applies "
         "without a resource.",
         "entity invoice { owner: user }\nuser any { may GET /invoices/{id: invoice}, GET /health }\n"
         'guard "owners" { require resource.owner == user }\n',

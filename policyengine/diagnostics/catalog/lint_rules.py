@@ -114,7 +114,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W457",
         "static keys are accepted",
-        "An API key or a password works for anyone who has seen it, and does not state to whom it was issued. Without "
+        "An API key or a password works for anyone who has seen it, and does not say to whom it was issued. Without "
         "`credential { kind in … }`, an agent may use any kind of credential. A `bound` credential is not a static "
         "key.",
         _BOT + _agent("credential { lifetime <= 15m }"),

@@ -134,7 +134,7 @@ LITERALS: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E234",
         "not a valid date or time",
-        "A date must be written as year-month-day and exist in the calendar. A date with a time must also state the "
+        "A date must be written as year-month-day and exist in the calendar. A date with a time must also have the "
         "offset from UTC, or `Z`.",
         'guard "example" { require time < 2026-13-45 }\n',
         'guard "example" { require time < 2026-12-31 }\n',

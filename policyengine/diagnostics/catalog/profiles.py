@@ -14,7 +14,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E911",
         "an invalid profile",
-        "A profile states at least one item, and each at most once. `learn` takes 1 to 28 days, `ready` 1 to 1,000 "
+        "A profile has at least one item, and each item at most once. `learn` takes 1 to 28 days, `ready` 1 to 1,000 "
         "runs and 1 to 28 days but no more days than `learn`, `burst once in` 1 to 1,000 days, and `run "
         "within` 1 second to 24 hours.",
         _LEARNS + 'profile "p" for agent "bot*" { learn 60d }\n',
@@ -142,8 +142,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "W920",
         "a limit that one member of a group can use up",
         "All members of a group share one count of a rate per `cluster.id`. Without a `floor`, a member that sends "
-        "many requests leaves nothing for the others, and callers may be in the group that only happen to move with "
-        "it. State the least pace that each member keeps.",
+        "many requests leaves nothing for the others, and the group may contain callers that are similar only by "
+        "chance. With a `floor`, each member keeps at least that pace.",
         _AGENT + 'rate "r" per cluster.id on GET /a { 60/1m }\n',
         _AGENT + 'rate "r" per cluster.id on GET /a { 60/1m floor 6/1m }\n',
         name="no-floor",

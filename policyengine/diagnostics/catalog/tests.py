@@ -86,8 +86,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E610",
         "a reason for an outcome that has none",
-        "An allow has no reason, and `not deny` does not say which outcome is expected instead, so neither can state a "
-        "reason. `not allow by …` can.",
+        "An allow has no reason, and `not deny` does not say which outcome is expected instead, so `by` cannot "
+        "follow either of them. `not allow by …` is valid.",
         _test("GET /a => allow by guard"),
         _ALLOWED,
     ),
@@ -96,7 +96,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "a detail that no decision has",
         "Only members of a decision may follow `with`: `message`, `reason`, `remedy`, `obligation`, `unknown`, `chain` "
         "and the others that the message lists. Remedies and obligations must begin with their kind, and a guard must "
-        "ask for the obligation. A misspelled member could never match.",
+        "require the obligation. A misspelled member could never match.",
         _test("GET /a => allow with { usr: absent }"),
         _test("GET /a => allow with { user: absent }"),
     ),
@@ -118,8 +118,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E614",
         "an inconsistent matrix",
-        "A matrix either has an axis `request` and states the outcome of each cell in rows, or has no such axis and "
-        "writes its requests in the braces. No axis may be repeated, and no value within an axis.",
+        "A matrix either has an axis `request` and rows with the outcome of each cell, or has no such axis and has "
+        "its requests in the braces. No axis may be repeated, and no value within an axis may be repeated.",
         _test("cases for request.size in [5, 6] { otherwise allow }"),
         _test("cases for request.size in [5, 6] { GET /a => allow }"),
     ),

@@ -20,7 +20,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E910",
         "an invalid rate or budget",
-        "A rate must state a number of requests and a window, both greater than zero, or a number of concurrent "
+        "A rate must have a number of requests and a window, both greater than zero, or a number of concurrent "
         "requests. `floor` and `clamp` may not be faster than the rate. The factor of a `raise` must be above one, and "
         "its `at most` may not be slower than the rate. Windows and numbers are limited to those that every store can "
         "count exactly.",

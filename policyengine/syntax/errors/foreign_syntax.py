@@ -84,7 +84,7 @@ def explain_alternatives(s: ErrorContext) -> Diagnostic | None:
     if before is not None and after is not None and before[1]:
         both = " | ".join(shorten_text(" ".join(one[1].split())) for one in (before, after))
         hint = f"write `({both}) -> …` or `({both} -> …)`" if after[2] == "->" else f"write `({both})`"
-    return s.report("E101", "alternatives in an order of calls need parentheses, which state where they end", hint)
+    return s.report("E101", "alternatives in an order of calls need parentheses, which show where they end", hint)
 
 
 # ── Hints for unexpected text ───────────────────────────────────────────────────────────
@@ -230,10 +230,10 @@ def _bound_to_hint(s: ErrorContext) -> str | None:
     example = "`bound to (body except body.request_id)`"
     before = s.source.text[s.stop.declaration : s.at]
     if (s.previous == "bound" and s.accepted == {"to"}) or (s.previous == "to" and s.accepted == {"("}):
-        return f"write what an approval is bound to in parentheses: {example}"
+        return f"in parentheses, write the objects to which an approval is bound: {example}"
     if s.found == ")" and before.rstrip().endswith("bound to ("):
         return (
-            f"name the objects that an approval is bound to: {example}, "
+            f"name the objects to which an approval is bound: {example}, "
             "or `resource` to bind only the facts that the rule reads"
         )
     if s.found == "bound" and "deny" in s.accepted:
