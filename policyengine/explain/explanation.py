@@ -109,7 +109,7 @@ def _identity(facts: Facts, seen: w.DecisionTrace) -> ExplanationLine:
     lines = tuple(_block(block, facts) for block in seen.presenter)
     if seen.refused is not None:
         return ExplanationLine(mark_of(seen.identified), "identity", refused_credential(seen.refused))
-    note = who if seen.presenter else f"{who}; no block is for {kind}s"
+    note = who if seen.presenter else f"{who}; there are no {kind} blocks"
     return ExplanationLine(mark_of(seen.identified), "identity", note, parts=lines)
 
 

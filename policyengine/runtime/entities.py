@@ -17,7 +17,7 @@ from policyengine.runtime.structure_checks import (
 from policyengine.typesystem import EntityRef
 
 MEMBERSHIP_WORDS = frozenset({"parents", "parent", "member_of", "memberOf", "groups"})
-IN_HINT = "the entities that contain this one are its `in`"
+IN_HINT = "write the entities that contain this entity under `in`"
 ROW_MEMBERS = ("type", "id", "attributes", "in", "partial")
 REFERENCE_MEMBERS = ("type", "id")
 

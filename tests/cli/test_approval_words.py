@@ -85,7 +85,7 @@ POLICY = (
 )
 
 
-IN_HINT = "hint: the entities that contain this one are its `in`\n"
+IN_HINT = "hint: write the entities that contain this entity under `in`\n"
 
 
 @pytest.mark.parametrize(
