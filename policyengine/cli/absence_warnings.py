@@ -37,8 +37,9 @@ class HiddenAbsences:
     def of(
         cls, kernel: Kernel, names: GatewayHeaders, adapters: Iterable[GatewayAdapter], *, proves: bool
     ) -> HiddenAbsences:
-        """Return the conditions of `kernel` that depend on an absence which one of `adapters` cannot report. `proves`
-        means that this server verifies credentials, so that gateways need not report facts about the caller.
+        """Return the conditions of `kernel` that depend on whether a fact is absent, if one of `adapters` cannot report
+        this. `proves` means that this server verifies credentials, so that gateways need not report facts about the
+        caller.
         """
         there = tuple(adapters)
         asked = [one for one in absences_over_http(kernel) if not (proves and one.path[0] in CREDENTIAL_ROOTS)]
@@ -101,7 +102,8 @@ class UnsentFacts:
         many = len(self.uses)
         what = "1 rule reads a fact" if many == 1 else f"rules read {many:,} facts"
         return (
-            f"{what} that a gateway never sends: behind it, a guard on such a fact denies, and a grant allows nothing"
+            f"{what} that a gateway never sends: behind that gateway, a guard on such a fact denies, and a grant "
+            "allows nothing"
         )
 
     def lines(self) -> Iterator[str]:

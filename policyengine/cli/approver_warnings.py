@@ -28,8 +28,8 @@ def find_lacking_approvers(kernel: k.Kernel, directory: EntityStore) -> Iterator
 def unknown_role_attributes(
     settings: ConsoleSettings, kernel: k.Kernel, directory: EntityStore
 ) -> Iterator[StartWarning]:
-    """Yield a warning for each rule for a role of the console that reads an attribute which no user has, and is no type
-    of entities."""
+    """Yield a warning for each rule for a role of the console that reads a name which is neither an attribute of any
+    user nor a type of entities."""
     user = kernel.entities.get(USER)
     known = {*kernel.entities, *(() if user is None else (field.name for field in user.fields)), ID}
     for row in directory:

@@ -18,8 +18,8 @@ FOREIGN_HINT = (
 
 
 def foreign_behavior_warning(engine: Engine) -> str | None:
-    """Return a warning if a folder of learned behavior has no class of the policies; None if it has one, if it is
-    empty, and without a folder."""
+    """Return a warning if no class in the folder of learned behavior is a class of the policies; None if one is, if the
+    folder is empty, or if there is no folder."""
     from policyengine.behavior.tracker import BehaviorTracker
 
     tracker = engine.behavior
@@ -46,6 +46,6 @@ def class_labels(kernel: Kernel) -> set[str]:
 
 
 def learned_classes(tracker: BehaviorTracker) -> Iterator[tuple[str, str]]:
-    """Yield the issuers and the names of learned classes, of which some are repeated."""
+    """Yield the issuer and the name of each learned class; some are repeated."""
     yield from ((found.issuer, found.name) for found in tracker.state.model.content.classes)
     yield from ((caller.issuer, known.group) for caller, known in tracker.state.callers.items())

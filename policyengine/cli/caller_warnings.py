@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from policyengine.integrations.enforcement_point import Facts
     from policyengine.kernel import Kernel
 
-MAX_QUESTIONS = 10  # different endpoints that are asked about
+MAX_QUESTIONS = 10  # maximum number of endpoints to ask the policies about
 MAX_ISSUERS = 5
 MAX_USERS = 2
 MAX_EXPLANATIONS = 200
@@ -42,7 +42,7 @@ def missing_facts_warning(engine: Engine, server: str, said: Mapping[str, str]) 
 @dataclass(eq=False)
 class CallerProbe:
     """Asks the policies about a caller with further facts; nothing is recorded. `left` is the number of questions that
-    may still be asked, because each explains a decision.
+    may still be asked; it is limited because each question explains a decision.
     """
 
     engine: Engine
@@ -51,8 +51,8 @@ class CallerProbe:
     left: int = MAX_EXPLANATIONS
 
     def helpful_issuers(self, words: Sequence[str]) -> list[str] | None:
-        """Return the issuers with which the caller may use something if `words` are stated too; an empty list if the
-        issuer is not one of the words; None if these words do not help.
+        """Return the issuers with which the caller may use something if `words` are stated, too; an empty list if
+        `issuer` is not one of `words`; None if `words` do not help.
         """
         pending = ["credential.scopes"] if "scopes" in words else []
         users = [{"user": name} for name in sample_users(self.engine.kernel)] if "user" in words else [{}]
@@ -82,7 +82,7 @@ class CallerProbe:
 
 
 def sample_users(kernel: Kernel) -> list[str]:
-    """Return the users that the policies name, and one whom they do not name."""
+    """Return some users that the policies name, and a user that they do not name."""
     from policyengine import kernel as k
 
     named = (block.who.name for block in kernel.users if isinstance(block.who, k.ExactName))
@@ -118,6 +118,6 @@ def describe(server: str, said: Mapping[str, str], words: Iterable[str], issuers
     which = f" (one of {', '.join(f'`{one}`' for one in issuers)})" if len(issuers) > 1 else ""
     caller = f"agent {format_value(said['agent'])}" if "agent" in said else "the caller"
     return (
-        f"{caller} may use nothing of server {format_value(server)} as it is named: no grant applies without "
+        f"{caller} may use nothing of server {format_value(server)} with these facts: no grant applies without "
         f"{' and '.join(options)}{which}"
     )

@@ -23,7 +23,7 @@ ERROR_HINT = "docs/console.md describes the settings"
 
 @dataclass(frozen=True, slots=True)
 class ConsolePrinter:
-    """Prints the URL of the console, and each link that signs in, on the terminal. The link is in no log."""
+    """Prints the URL of the console, and each link that signs in, on the terminal. No link is logged."""
 
     stream: TextIO
     format: OutputFormat
@@ -58,7 +58,7 @@ def build_console_options(
 
 
 def login_settings(given: ConsoleSettings, identity: Path | None) -> LoginSettings | None:
-    """Return where people sign in; None for links from the terminal. Raises CommandError."""
+    """Return where people sign in; None if they sign in with links from the terminal. Raises CommandError."""
     if given.issuer is None:
         if given.client_id is not None:
             raise CommandError(ERROR_KIND, "`[console] client_id` has no effect without `[console] issuer`", ERROR_HINT)

@@ -83,7 +83,7 @@ def load_engine(
 
 def entity_sources(paths: Sequence[Path], entities: Sequence[str] | EntitySources | None) -> EntitySources | None:
     """Return the sources that `--entities` names. `policyengine.toml` maps the tables of databases to entities. Return
-    None if it names none. Raises CommandError.
+    None if `--entities` names no source. Raises CommandError.
     """
     from policyengine.entities.sources import EntitySources, is_url
 

@@ -23,8 +23,8 @@ FORWARDS_ALL = (
 
 
 def forwarding_warnings(settings: ProjectSettings) -> Iterator[tuple[str, str]]:
-    """Yield a message and a hint for each gateway that the settings describe and that does not forward the headers; one
-    if they describe none, because nginx and Envoy forward only what their configuration lists.
+    """Yield a message and a hint for each gateway that the settings describe and that does not forward the headers. If
+    they describe no gateway, yield one message, because nginx and Envoy forward only what their configuration lists.
     """
     servers = [one.name for one in settings.mcp_servers.servers if one.validates_headers]
     if not servers:

@@ -40,7 +40,7 @@ def check_pins(pins: ToolPins | None) -> None:
 
 
 def read_pin_file(file: PinFile) -> PinSet:
-    """Raises CommandError."""
+    """Return the pins in a pin file. Raises CommandError."""
     try:
         return file.read()
     except PinFileError as error:

@@ -41,7 +41,7 @@ def check_wildcards(options: ResourceOptions) -> None:
     wild = next((name for name in options.allowed_hosts if "*" in name), None)
     if wild is not None and options.public_url is None:
         message = f"with `--allowed-host {wild}`, the request chooses the URL for which clients get tokens"
-        raise CommandError("usage", message, "state the URL with `--public-url https://…`", code=2)
+        raise CommandError("usage", message, "name the URL with `--public-url https://…`", code=2)
 
 
 def check_initial_scopes(options: ResourceOptions, kernel: k.Kernel) -> None:
@@ -65,7 +65,7 @@ def resource_warnings(options: ResourceOptions, kernel: k.Kernel) -> Iterator[st
         if options.is_remote:
             yield (
                 "clients on other machines request tokens for a URL with `http://` and the host that they call: behind "
-                "a proxy that terminates TLS, state `--public-url https://…`"
+                "a proxy that terminates TLS, pass `--public-url https://…`"
             )
         return
     resource = f"{options.public_url}/mcp"

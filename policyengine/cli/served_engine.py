@@ -107,7 +107,8 @@ def load_for_serving(setup: EngineSetup) -> LoadedEngine:
 
 
 def log_unmatched_people(loaded: LoadedEngine) -> None:
-    """Log a warning for each rule about people that the entities do not match; nothing without entities."""
+    """Log a warning for each rule about people that no user, or too few users, of the entities match. Without entities,
+    log nothing."""
     if loaded.sources is None:
         return
     from policyengine.cli.approver_warnings import find_lacking_approvers, unknown_role_attributes
@@ -120,7 +121,7 @@ def log_unmatched_people(loaded: LoadedEngine) -> None:
 
 
 def require_readable_halts(engine: Engine) -> None:
-    """Refuse to start while it is unknown what is halted. Raises CommandError."""
+    """Refuse to start if halts cannot be read. Raises CommandError."""
     from policyengine.halts.file import FILE_HINT, FILE_NAME
 
     for name, why in engine.halting.unread:
@@ -147,7 +148,7 @@ def use_behavior(engine: Engine, folder: Path | None) -> None:
 
 
 def warn_of_foreign_behavior(engine: Engine) -> None:
-    """Warn on stderr of a folder of learned behavior that comes from other policies."""
+    """Warn on stderr about a folder of learned behavior that comes from other policies."""
     if engine.behavior is None:
         return
     from policyengine.cli.behavior_warnings import FOREIGN_HINT, foreign_behavior_warning

@@ -23,7 +23,7 @@ URL_HINT = "`allow_private = true` permits addresses of this machine and of priv
 
 
 def open_webhooks(settings: ProjectSettings, store: str, log: Path | None, url: str | None) -> WebhookDispatcher | None:
-    """Return the webhooks of the settings; None if the settings name no webhook. `url` is that of the decision API.
+    """Return the webhooks of the settings; None if the settings name no webhook. `url` is the URL of the decision API.
     Raises CommandError."""
     if not settings.webhooks:
         return None
@@ -88,7 +88,7 @@ def url_hint(target: WebhookTarget) -> str | None:
 
 
 def webhook_links(settings: ProjectSettings, url: str | None = None) -> WebhookLinks:
-    """Return the base URLs of links to approvals. `url` is that of the decision API, if the settings name none."""
+    """Return the base URLs of links to approvals. `url` is the URL of the decision API, for settings without a URL."""
     from policyengine.webhooks.target import WebhookLinks
 
     return WebhookLinks(settings.console.public_url, settings.approvals(url).url)

@@ -15,7 +15,7 @@ from policyengine.runtime.decision import ApprovalTicket, Remedy
 LINK_HEADER = "link"
 MAX_LINK_LENGTH = 1_024
 # A URL that a header may contain between angle brackets. A path is not enough: the client would resolve it against the
-# URL of the API, where the status is not.
+# URL of the API, which does not serve the status.
 ABSOLUTE_URL = re.compile(r"https?://[!#-;=?-~]+").fullmatch
 
 
@@ -29,8 +29,8 @@ def select_ticket(remedies: Sequence[Remedy]) -> ApprovalTicket | None:
 
 
 def approval_member(remedies: Sequence[Remedy], *, only_urls: bool = False) -> dict[str, object]:
-    """Return the member `approval` of a problem document; nothing if no remedy has a ticket. With `only_urls`, it has a
-    `status` only if that is a URL."""
+    """Return the member `approval` of a problem document; nothing if no remedy has a ticket. With `only_urls`, the
+    member has a `status` only if the status is a URL."""
     ticket = select_ticket(remedies)
     if ticket is None:
         return {}
@@ -38,8 +38,8 @@ def approval_member(remedies: Sequence[Remedy], *, only_urls: bool = False) -> d
 
 
 def ticket_members(ticket: ApprovalTicket) -> dict[str, object]:
-    """Return the members of a ticket for the client of an application, which does not serve the path of a `status`: it
-    is left out unless it is a URL."""
+    """Return the members of a ticket for the client of an application. A `status` that is not a URL is left out,
+    because the application does not serve its path."""
     found: dict[str, object] = to_builtins(ticket)
     return {name: value for name, value in found.items() if name != "status" or ABSOLUTE_URL(str(value))}
 

@@ -61,8 +61,8 @@ class AllowedHosts:
         return cls(frozenset(map(parse_allowed_host, given)))
 
     def at_once(self, headers: Mapping[bytes, bytes]) -> bool:
-        """Return whether these headers, none of which is repeated, are those of an ordinary client. If False, `refusal`
-        decides.
+        """Return whether these headers, in which no name is repeated, are those of an ordinary client. If False,
+        `refusal` decides.
         """
         return self.has_own_name(headers) and b"origin" not in headers and b"sec-fetch-site" not in headers
 

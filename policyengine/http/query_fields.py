@@ -30,8 +30,8 @@ TOO_MANY = Invalid(f"more than {MAX_FIELDS:,} parameters")
 FRAGMENT = Invalid("a `#`, where some servers end the query")
 
 BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
-# Names that every parser reads in the same way. At least one parser reads any other name as a list, an object, another
-# name or no field.
+# Names that every parser reads in the same way. For every other name, some parser reads a list, an object, another name
+# or no field.
 PLAIN_NAME = re.compile(r"""[^\x00-\x20\x7f."%&'+;=\[\\\]]+""")
 RAW = re.compile(r"[\x20-\x7e]*")  # ASCII only, because some parsers read other unescaped bytes as Latin-1
 BRACKET_EQUALS = re.compile(r"(?:\]|%5[Dd])=")

@@ -57,8 +57,8 @@ def to_rate_limit_field(one: RateState | LimitResult) -> RateLimitField:
 
 
 def tightness(limit: RateLimitField) -> tuple[bool, float, float]:
-    """The sort key of limits: first those that stopped the request, then the smallest remaining share, then the longest
-    wait."""
+    """Return the sort key of a limit. Limits that stopped the request come first, then limits with the smallest
+    remaining share, then limits with the longest wait."""
     how = limit.standing
     share = how.remaining / how.limit if how.limit else 0.0
     wait = how.reset if how.admitted else float("inf") if how.retry is None else how.retry

@@ -63,8 +63,8 @@ def canonical_uri(uri: str) -> Spelling:
 
 
 def canonical_template(template: str) -> Spelling:
-    """Return the canonical spelling of a template: of its URIs without a query, if the query is an expression. Other
-    expressions are not changed. A template is malformed if its URIs are."""
+    """Return the canonical spelling of a template. A query that is an expression is left out; other expressions are not
+    changed. A template is malformed if its URIs are."""
     if "{" not in template:
         return canonical_uri(template)
     if len(template) > MAX_PATH_LENGTH:
@@ -99,14 +99,14 @@ def template_glob(template: str) -> Spelling:
 
 
 def mark_expression(operator: str, zeros: str) -> str:
-    """Return a number in place of an expression, which can also be a port. A number that begins with 2 marks a value
-    that may be missing together with its prefix.
+    """Return a number to put in place of an expression; the number could also be a port. A number that begins with 2
+    marks a value that may be missing together with its prefix.
     """
     return f"{operator}2{zeros}" if operator in "./" else f"1{zeros}"
 
 
 def unused_zeros(text: str) -> str:
-    """Return so many zeros that the text does not contain them."""
+    """Return a run of zeros that is longer than every run of zeros in the text."""
     zeros = "0"
     while zeros in text:
         zeros += "0"
@@ -114,7 +114,7 @@ def unused_zeros(text: str) -> str:
 
 
 def fill_expression(expression: re.Match[str]) -> str:
-    """Return a value in place of an expression. Fragments and path parameters keep their sign, which is malformed."""
+    """Return a value to put in place of an expression. `#` and `;` are kept, so that the URI is malformed."""
     operator = expression[0][1]
     if expression.start() == 0:
         return "x" if expression.string.startswith(":", expression.end()) else "x:1"

@@ -71,7 +71,7 @@ class DecisionApp(FastAPI):
         self, method: str, url: bytes, headers: list[tuple[bytes, bytes]], body: bytes
     ) -> FastAnswer | WaitingAnswer | ScopeEntries:
         """Return the answer to a simple request that has arrived completely. For any other request, return entries for
-        its scope, and answer nothing yet.
+        the scope with which to call the application.
         """
         return self.hot.now(method, url, headers, body) if self.bare else {}
 

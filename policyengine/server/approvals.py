@@ -87,7 +87,7 @@ class ApprovalRoutes:
 
     def __init__(self, api: DecisionApi) -> None:
         self.api = api
-        self._requesters, self._people = WaitingClients(), WaitingClients()  # separate: neither takes all places
+        self._requesters, self._people = WaitingClients(), WaitingClients()  # neither fills the places of the other
         self._log_lock = Lock()
         self._reader: LogReader | None = None
 
@@ -103,8 +103,8 @@ class ApprovalRoutes:
 
     async def status(self, http: Request) -> Response:
         """Return the state of an approval. With `wait`, the answer comes when the state is no longer `pending`, or
-        after this number of seconds. The ID alone gives access, because it cannot be guessed; the answer contains
-        nothing of the request.
+        after this number of seconds. The ID alone gives access, because it cannot be guessed; the answer contains no
+        part of the request.
         """
         seconds = read_wait(http)
 

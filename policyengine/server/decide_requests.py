@@ -55,7 +55,7 @@ class BatchSemantics(StrEnum):
 
 
 def are_simple_options(options: object) -> bool:
-    """Return whether the options leave unchanged how a question is decided and answered."""
+    """Return whether the options do not change how a question is decided and answered."""
     return options is None or (isinstance(options, dict) and options.keys() <= SIMPLE_OPTIONS)
 
 

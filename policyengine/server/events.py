@@ -125,8 +125,8 @@ def record_outcome(engine: EngineInterface, event: OutcomeEvent) -> dict[str, ob
     if told is None:
         hint = (
             "only an allow can be reported, once, and only by the caller that requested it (the client of the token "
-            "file, or the user of the socket), while the decision is among the recent ones of a server with a log, "
-            "or a rule reads its outcome"
+            "file, or the user of the socket), while the decision is among the recent decisions of a server "
+            "with a log, or a rule reads its outcome"
         )
         raise ProblemError(404, "nothing waits for the outcome of this decision", member="decision", hint=hint)
     answer: dict[str, object] = {"decision": event.decision, "reported": True}

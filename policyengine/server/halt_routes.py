@@ -80,7 +80,7 @@ class HaltRoutes:
         self._api, self._operators = api, operators
 
     async def halt(self, http: Request) -> Response:
-        """Deny requests from now on, until a time: everything, or the requests that match all members of the scope."""
+        """Deny requests from now on, until a time: all requests, or those that match all members of the scope."""
         by = self._authenticate(http)
         form = request_format(http.headers)
         asked = await parse_body(parse_halt, await read_body(http, self._api.body_timeout), form)

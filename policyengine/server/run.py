@@ -83,7 +83,7 @@ def serve(
     console: ConsoleOptions | None = None,
     mcp_servers: McpServerTable = NO_MCP_SERVERS,
 ) -> None:
-    """Serve on `host` and `port` (0: a free one; None: none) and on the Unix socket `path` until SIGINT or SIGTERM.
+    """Serve on `host` and `port` (0: a free port; None: no port) and on the Unix socket `path` until SIGINT or SIGTERM.
 
     The server stops gracefully within `drain` seconds (`docs/deploying.md`), or immediately on a second signal, which
     then has its usual effect. For at least `drain_delay` seconds of this time, it still accepts connections. The file
@@ -232,7 +232,7 @@ class ServerListeners:
 
     @property
     def listeners(self) -> Sequence[socket.socket]:
-        """All sockets except that of Envoy, which every worker opens itself."""
+        """All sockets except the socket for Envoy, which every worker opens itself."""
         return (*self.ports, *self.sockets, *self.metrics, *self.console)
 
 

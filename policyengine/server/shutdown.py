@@ -23,7 +23,7 @@ QUIET_SECONDS = 0.5  # seconds without connections, after which new connections 
 SILENT_SECONDS = 1.0  # seconds without data, after which a connection is closed
 SETTLE_SECONDS = 0.2  # seconds between refusing new connections and having received all accepted ones
 LOGGER = logging.getLogger("policyengine")
-EXIT_MESSAGE = "ended while threads were working: their answers are lost"
+EXIT_MESSAGE = "the process ended while threads were working: their answers are lost"
 
 
 class Drain:

@@ -61,7 +61,8 @@ class TomlScanner:
         return match[0]
 
     def _key(self, table: KeyPath) -> KeyPath:
-        """Read a dotted key, note its place and those of its prefixes, and return the path of the key below `table`."""
+        """Read a dotted key, note its position and the positions of its prefixes, and return the path of the key below
+        `table`."""
         while True:
             self._skip(SPACES)
             start = self.at

@@ -99,7 +99,7 @@ def describe_mistake(
 
 
 def element_name(path: KeyPath, model: type[SettingsSection], name_of: Callable[[KeyPath], str]) -> str:
-    """Return the name of a setting; that of an element of a list is `events[0]`."""
+    """Return the name of a setting; an element of a list is named as in `events[0]`."""
     depth = field_depth(path, model)
     if not path[depth:] or not all(index.isdecimal() for index in path[depth:]):
         return name_of(path)

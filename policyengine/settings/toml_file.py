@@ -26,7 +26,7 @@ MAYBE_SECRET = re.compile(r"[\"']|://|secret|token|passw|key", re.IGNORECASE)
 
 
 class SettingsError(Exception):
-    """The error for a settings file: `message` and `hint` name the setting, or `message` the number of mistakes;
+    """The error for a settings file: `message` and `hint` name the setting, or `message` gives the number of mistakes;
     `detail` shows the lines."""
 
     def __init__(self, message: str, hint: str | None, span: Span | None = None, detail: str = "") -> None:

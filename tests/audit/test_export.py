@@ -271,7 +271,7 @@ def test_a_pipe_is_written_to_and_not_replaced(log, capsys):
         (["d.jsonl", "--format", "csv", "-o", "no/x.csv"], 1, MISSING.format("no/x.csv")),
         (["d.jsonl", "--format", "parquet", "-o", "no/x"], 1, MISSING.format("no/x")),
         (["d.jsonl", "--format", "parquet"], 2,
-         "error: a Parquet file is not text\nhint: name a file: `-o decisions.parquet`\n"),
+         "error: a Parquet file cannot be written to the standard output\nhint: name a file: `-o decisions.parquet`\n"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_message(tmp_path, monkeypatch, capsys, arguments, code, error):

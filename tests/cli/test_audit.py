@@ -140,7 +140,7 @@ def test_an_earlier_state_is_proved_and_checked(run, log):
     key = ("--key", "d.jsonl.tlog/vkey")
     ended = run("audit", "check", "p", "--checkpoint", "kept", *key)
     assert (ended.code, "begins with the 5 lines of the old checkpoint" in ended.out) == (0, True)
-    assert "pass it: `--checkpoint FILE`" in run("audit", "check", "p", *key).err
+    assert "pass the old checkpoint: `--checkpoint FILE`" in run("audit", "check", "p", *key).err
     ended = run("audit", "check", "p", "--checkpoint", "d.jsonl.tlog/checkpoint", *key)
     assert (ended.code, "but the old checkpoint covers 10" in ended.out) == (1, True)
     run("audit", "rotate-key", "d.jsonl")

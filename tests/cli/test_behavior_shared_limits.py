@@ -35,10 +35,10 @@ def test_groups_are_learned_from_a_log_and_shown(run, logged: Path):
     assert run("behavior", "learn", "log.jsonl", "--policies", "p.policy", "-o", "learned").code == 0
     shown = run("behavior", "show", "--behavior", "learned").out
     group = BehaviorTracker.open(logged / "learned", locks=False).state.model.content.groups[0].id
-    assert f"group {group}: 6 callers that move as one since 2026-03-02" in shown
+    assert f"group {group}: 6 callers that have moved as one since 2026-03-02" in shown
     assert "last found on 2026-03-04" in shown
     member = run("behavior", "show", "key-3", "--behavior", "learned").out
-    assert f"  group        {group}, 6 callers that move as one" in member
+    assert f"  group        {group}, 6 callers that have moved as one" in member
     assert "  group " not in run("behavior", "show", "tenant", "--behavior", "learned").out
 
 
@@ -59,7 +59,7 @@ def test_the_requests_of_a_log_are_kept_for_the_next_search(run, logged: Path):
 def test_a_forgotten_caller_leaves_its_group(run, logged: Path):
     run("behavior", "learn", "log.jsonl", "--policies", "p.policy", "-o", "learned")
     assert run("behavior", "forget", "key-3", "--behavior", "learned").code == 0
-    assert "5 callers that move as one" in run("behavior", "show", "--behavior", "learned").out
+    assert "5 callers that have moved as one" in run("behavior", "show", "--behavior", "learned").out
 
 
 def test_the_report_says_what_a_condition_on_groups_would_have_done(run, logged: Path):
@@ -83,6 +83,6 @@ def test_groups_in_a_store_are_shown_by_number_and_by_the_name_of_a_member(run, 
     tracker.keep()
     tracker.close()
     shown = run("behavior", "show", "--store", "sqlite:///shared.db").out
-    assert "6 callers that move as one" in shown
+    assert "6 callers that have moved as one" in shown
     member = run("behavior", "show", "key-3", "--issuer", "acme", "--store", "sqlite:///shared.db").out
-    assert "6 callers that move as one" in member
+    assert "6 callers that have moved as one" in member

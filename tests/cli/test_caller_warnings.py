@@ -45,7 +45,7 @@ facts on TOOL notes/write { args.path: string }
 agent "coder" { issued by local   acts alone   may TOOL notes/write when args.path like "drafts/*" }
 """
 )
-NOTHING = 'agent "coder" may use nothing of server "notes" as it is named: no grant applies without '
+NOTHING = 'agent "coder" may use nothing of server "notes" with these facts: no grant applies without '
 
 
 @pytest.mark.parametrize(

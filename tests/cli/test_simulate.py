@@ -194,7 +194,7 @@ def test_simulate_says_that_it_does_not_use_the_entities_of_a_log(run, policy, t
     engine = Engine.load(tmp_path / "accounts.policy", entities=tmp_path / "rows.json", log=log)
     assert engine.decide({**SEARCH, "request": {"method": "GET", "path": "/accounts/7"}}).allowed
     log.close()
-    note = "the entities of the log are not used: name those to use with `--entities`"
+    note = "the entities of the log are not used: name the entities to use with `--entities`"
     assert note in run("simulate", policy, "--trace", "d.jsonl").out
 
 

@@ -242,7 +242,7 @@ def test_nginx_answers_a_denied_message_with_an_error_of_json_rpc(web: Gateway) 
     older = ask(web, message("initialize"), version=None)
     error = json.loads(older.body)["error"]
     assert (older.status, error["code"]) == (400, -32600)
-    assert "clients of older versions than 2026-07-28 cannot be decided by headers" in error["message"]
+    assert "requests of versions before 2026-07-28 cannot be decided by their headers" in error["message"]
     other = web.client.ask("/erase", WRITER, method="POST")  # a client of another protocol
     assert (other.status, other.headers["content-type"]) == (403, "application/problem+json")
 

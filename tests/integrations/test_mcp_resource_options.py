@@ -54,7 +54,7 @@ def test_issuers_without_a_url_are_a_warning(tmp_path: Path) -> None:
 @pytest.mark.parametrize("given", [options(None, "0.0.0.0"), options(None, allowed_hosts=["mcp.example.com"])])
 def test_a_remote_gateway_without_a_public_url_is_a_warning(tmp_path: Path, given: ResourceOptions) -> None:
     (found,) = warned(tmp_path, given=given)
-    assert found.endswith("behind a proxy that terminates TLS, state `--public-url https://…`")
+    assert found.endswith("behind a proxy that terminates TLS, pass `--public-url https://…`")
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_a_remote_gateway_without_a_public_url_is_a_warning(tmp_path: Path, give
             "hint: known: `read:notes`, `write:notes`",
         ),
         (["--allowed-host", "*"], "with `--allowed-host *`, the request chooses the URL for which clients get tokens"),
-        (["--allowed-host", "*.example.com"], "hint: state the URL with `--public-url https://…`"),
+        (["--allowed-host", "*.example.com"], "hint: name the URL with `--public-url https://…`"),
     ],
 )
 def test_options_that_cannot_work_stop_the_gateway(

@@ -76,8 +76,8 @@ def test_a_report_about_an_unknown_decision_is_not_found_and_not_recorded(path: 
     assert (answer.status_code, answer.json()["detail"]) == (404, "nothing waits for the outcome of this decision")
     assert answer.json()["hint"] == (
         "only an allow can be reported, once, and only by the caller that requested it (the client of the token file, "
-        "or the user of the socket), while the decision is among the recent ones of a server with a log, or a rule "
-        "reads its outcome"
+        "or the user of the socket), while the decision is among the recent decisions of a server with a log, or a "
+        "rule reads its outcome"
     )
     assert path.read_bytes() == b""
 

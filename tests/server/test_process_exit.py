@@ -29,7 +29,7 @@ def ended(threads: str) -> subprocess.CompletedProcess[str]:
 def test_a_process_does_not_wait_for_working_threads_and_logs_it() -> None:
     found = ended("at work")
     assert (found.returncode, found.stdout) == (7, "said")
-    assert found.stderr == "ended while threads were working: their answers are lost\n"
+    assert found.stderr == "the process ended while threads were working: their answers are lost\n"
 
 
 def test_a_process_without_working_threads_exits_normally() -> None:

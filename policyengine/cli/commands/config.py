@@ -38,7 +38,7 @@ class ConfigAction(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SettingValue:
-    """A setting with its value, None if it is not set, and the source of the value."""
+    """A setting, its value (None if it is not set), and the source of the value."""
 
     setting: SettingSpec
     value: Any
@@ -232,7 +232,7 @@ def setting_values(found: ProjectSettings) -> Iterator[SettingValue]:
 
 
 def named_values(found: ProjectSettings) -> Iterator[SettingValue]:
-    """Yield the settings of webhooks and MCP servers that the file sets; variables set none."""
+    """Yield the settings of webhooks and MCP servers that the file sets; environment variables cannot set them."""
     from policyengine.cli.settings.registry import SettingSpec, setting_traits
 
     if found.sections is None or found.file is None:

@@ -1,4 +1,4 @@
-"""`policyengine doctor`: check a machine for common problems before they occur."""
+"""`policyengine doctor`: check a machine for common problems before serving."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def doctor(
     """Check a machine for common problems before serving.
 
     The command checks the policies to be served, and what its options name; each option means the same as in `serve`.
-    What other options of `serve` name, such as `--console` and `--behavior`, is not checked.
+    The command does not check what other options of `serve` name, such as `--console` and `--behavior`.
 
     The command changes nothing, and connects only to services that the options name; with --identity it also fetches
     the keys of the policies' issuers and attesters.

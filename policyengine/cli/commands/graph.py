@@ -134,7 +134,7 @@ def _draw_tree(
 
 def _options_that_show_more(endpoint: bool, agent: bool, depth: bool) -> str:
     """Return a hint that names the options which show folded boxes. `endpoint` and `agent` say whether these options
-    are still free, and `depth` whether `--depth` limits the drawing.
+    are unused, and `depth` whether `--depth` limits the drawing.
     """
     options = [*(["`--endpoint`"] if endpoint else []), *(["`--agent`"] if agent else [])]
     last = "a larger `--depth`" if depth else "`--all`"

@@ -324,7 +324,8 @@ def warn_about_confirms(front: GatewayOptions, store: str, kernel: Kernel) -> No
 
 
 def check_resource(front: GatewayOptions, engine: Engine) -> None:
-    """Check that clients can find out how to get a token; warn of what keeps them from it. Raises CommandError."""
+    """Check that clients can find out how to get a token, and warn about settings that prevent this. Raises
+    CommandError."""
     from policyengine.cli.output.terminal import Screen
     from policyengine.cli.resource_checks import (
         ResourceOptions,

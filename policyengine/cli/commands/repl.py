@@ -182,7 +182,7 @@ class ReplLoop:
             self.screen.line(("✗ ", "red"), f"expected: {answer.case.expected.text}")
 
     def find_answer(self, rest: str, number: int) -> SessionAnswer:
-        """Return the answer to explain: to the request on the line or, without one, the last answer. Raises
+        """Return the answer to explain: to the request on the line or, without a request, the last answer. Raises
         CommandError.
         """
         answers = self.session.take(rest, number) if rest else []

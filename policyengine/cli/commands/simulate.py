@@ -129,7 +129,7 @@ def _play_trace(plays: SimulateCommand, name: str, width: int | None) -> Simulat
     many = f"{series.events:,} request{'' if series.events == 1 else 's'}"
     words = [f"{many} of {describe_place(name)}{left}"]
     if trace.has_entities and plays.entities is None:
-        words.append("the entities of the log are not used: name those to use with `--entities`")
+        words.append("the entities of the log are not used: name the entities to use with `--entities`")
     return plays.played(series, tuple(words), {"trace": name, "left_out": trace.left_out})
 
 

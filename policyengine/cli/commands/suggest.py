@@ -92,7 +92,7 @@ def refuse_to_overwrite(output: Path, paths: Sequence[Path], force: bool) -> Non
     if not output.exists():
         return
     if any(os.path.realpath(one.name) == os.path.realpath(output) for one in load_sources(paths)[0]):
-        hint = "name another file: the new grants add to those of the policies"
+        hint = "name another file: the new grants supplement those of the policies"
         raise CommandError("file", f"`{output}` is one of the policies, and its grants would be lost", hint, facts)
     if not force:
         raise CommandError(

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 EXIT_DIFFERS, EXIT_TAMPERED = 3, 1
 INDENT = "  "
-MAX_OUTCOME_DELAY = timedelta(days=1)  # after the decision; outcomes are not searched further
+MAX_OUTCOME_DELAY = timedelta(days=1)  # time after the decision in which its outcome is searched
 ISSUED_MARK = b'"issued"'
 BEHAVIOR_MARK = b'"behavior"'
 LINES_BETWEEN_TIMES = 1_000
@@ -78,7 +78,7 @@ def why(
     The policies decide the request again with the recorded facts, entities, time and approvals. If other policies made
     the recorded decision, both decisions are shown. Without policies, only the record is shown.
 
-    If the decision read `behavior.deviation`, the output names the request of the run with which it rose most.
+    If the decision read `behavior.deviation`, the output names the request of the run at which the deviation rose most.
 
     The output also shows whether the seal of the log proves the record. Without `--key`, the key is read from the
     folder of the seal, which an attacker who can replace the log can also replace.

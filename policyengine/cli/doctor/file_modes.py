@@ -64,7 +64,8 @@ def check_file(file: FileModeRule, place: Path, found: os.stat_result) -> Iterat
 
 
 def check_folder(check: str, folder: Path, found: os.stat_result) -> Iterator[DoctorResult]:
-    """Check who can replace files of this user in the folder; a sticky bit set by this user or root prevents it."""
+    """Report who can replace files of this user in the folder. A sticky bit prevents this if this user or root owns the
+    folder."""
     problem, is_trusted_owner = write_problem(folder, found), found.st_uid in (os.geteuid(), 0)
     if problem is None or (found.st_mode & stat.S_ISVTX and is_trusted_owner):
         return
@@ -140,7 +141,7 @@ def referenced_files(value: object) -> Iterator[tuple[bool, Path]]:
 
 
 def check_policy_files(paths: Sequence[Path]) -> Iterator[DoctorResult]:
-    """Report who else can change the policies: the first such file or folder, and how many there are."""
+    """Report policy files and folders that others can change: the first of them, and the number of the others."""
     found = [
         problem
         for place in islice(walk_policy_files(paths), MAX_POLICY_FILES)

@@ -33,7 +33,7 @@ def check_unix_socket(path: Path) -> DoctorResult:
 
     try:
         with unix_listener(path, 0o600):
-            return DoctorResult("socket", DoctorStatus.OK, f"`{path}` is ready to listen on")
+            return DoctorResult("socket", DoctorStatus.OK, f"a server can listen on `{path}`")
     except ServeError as error:
         return DoctorResult("socket", DoctorStatus.FAILED, error.message, error.hint)
 
@@ -56,8 +56,8 @@ def check_token_file(path: Path) -> DoctorResult:
 
 
 def check_authzen_callers(plan: ServePlan) -> Iterator[DoctorResult]:
-    """Check that each caller for which AuthZEN spends has a token. Other checks report files that cannot be read.
-    Raises CommandError.
+    """Check that each caller in `[authzen] consume` has a token. Other checks report files that cannot be read. Raises
+    CommandError.
     """
     from policyengine.server.bearer_tokens import BearerTokenError, BearerTokens, check_consumers, read_token_file
 

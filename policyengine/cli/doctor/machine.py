@@ -58,7 +58,7 @@ def check_extras() -> Iterator[DoctorResult]:
     for name, (module, gives) in EXTRAS.items():
         if find_spec(module) is None:
             hint = install_command(name)
-            yield DoctorResult("extras", DoctorStatus.NOTE, f"`{name}` is not installed: {gives} cannot be used", hint)
+            yield DoctorResult("extras", DoctorStatus.NOTE, f"`{name}` is not installed; it provides {gives}", hint)
     there = [name for name, (module, _) in EXTRAS.items() if find_spec(module) is not None]
     if there:
         yield DoctorResult("extras", DoctorStatus.OK, f"installed: {', '.join(there)}")

@@ -42,7 +42,7 @@ def check_policies(plan: ServePlan, answers: bool) -> Iterator[DoctorResult]:
 
 
 def check_engine(plan: ServePlan, engine: Engine, answers: bool) -> Iterator[DoctorResult]:
-    """Check the policies without errors that an engine has loaded. Raises CommandError, IdentityConfigError."""
+    """Check policies that an engine has loaded without errors. Raises CommandError, IdentityConfigError."""
     from policyengine.server.listeners import ServeError
     from policyengine.server.workers.pool import check_workers
 

@@ -1,1 +1,1 @@
-"""Options that several commands share, and those of commands with many options."""
+"""Options that several commands share, and the options of commands with many options."""

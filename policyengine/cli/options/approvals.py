@@ -45,7 +45,7 @@ class ApprovalServer:
         self._url, self._token, self._wait = url.rstrip("/"), read_person_token(token_file), wait
 
     def get(self, path: str) -> dict[str, Any]:
-        """Return an answer. Raises CommandError."""
+        """Return the answer of the server to a GET request. Raises CommandError."""
         return self._ask("GET", path, b"")
 
     def post(self, path: str, content: dict[str, Any]) -> dict[str, Any]:

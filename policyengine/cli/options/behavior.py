@@ -1,4 +1,5 @@
-"""Options that the `behavior` commands share, and functions that open what they name."""
+"""Options that the `behavior` commands share, and functions that open the folders and policies that these options
+name."""
 
 from __future__ import annotations
 

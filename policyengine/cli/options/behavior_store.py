@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from policyengine.stores.resilient_store import ResilientStore
 
 LEARNS_HINT = "a server with this store learns if its policies read `behavior.*`"
-MODEL_HINT = "`behavior forget --all` begins again"
+MODEL_HINT = "`behavior forget --all` removes the model, and learning starts again"
 NAMES_HINT = "the store contains no names: give the exact name, `--issuer` and `--instance` of the caller"
 SharedStoreUrl: TypeAlias = Annotated[
     str | None,
     typer.Option(
         "--store",
         metavar="URL",
-        help="The store with learned behavior, in place of a folder: the one of `serve --store` (docs/stores.md).",
+        help="The store with learned behavior, in place of a folder: the store of `serve --store` (docs/stores.md).",
         show_default=False,
     ),
 ]
@@ -100,7 +100,7 @@ def report_store_errors(shown: str) -> Iterator[None]:
 
 
 def warn_of_refused(planned: StoredReleases) -> None:
-    """Warn on stderr of planned changes that processes ignore."""
+    """Warn on stderr about planned changes that processes ignore."""
     if planned.refused:
         Screen(sys.stderr).warn(f"the planned changes in the store are ignored: {planned.refused}")
 

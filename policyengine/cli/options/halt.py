@@ -28,13 +28,13 @@ SERVER_SECONDS = 10.0
 MAX_ANSWER_BYTES = 2**22
 HaltStoreUrl: TypeAlias = Annotated[
     str | None,
-    typer.Option(
-        "--store", metavar="URL", help="The store of the servers: the one of `serve --store`.", show_default=False
-    ),
+    typer.Option("--store", metavar="URL", help="The store of the servers, as in `serve --store`.", show_default=False),
 ]
 HaltedFile: TypeAlias = Annotated[
     Path | None,
-    typer.Option("--file", metavar="FILE", help="A halt file: the one of `serve --halt-file`.", show_default=False),
+    typer.Option(
+        "--file", metavar="FILE", help="The halt file of the servers, as in `serve --halt-file`.", show_default=False
+    ),
 ]
 ServerUrl: TypeAlias = Annotated[
     str | None,
@@ -255,7 +255,7 @@ def read_operator_token(path: Path) -> str:
 
 
 def own_name() -> str:
-    """Return the name of the user that runs the command; an empty text if it has no name."""
+    """Return the name of the user that runs the command; an empty text if the user has no name."""
     try:
         return getuser()
     except (OSError, KeyError, ImportError):

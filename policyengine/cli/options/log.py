@@ -1,4 +1,4 @@
-"""The decision log of a command that decides: opens it as the options say, and reports its errors."""
+"""Opens the decision log of a command that decides, as the options say, and reports its errors."""
 
 from __future__ import annotations
 

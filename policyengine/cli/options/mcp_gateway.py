@@ -28,7 +28,7 @@ CallerHeaders: TypeAlias = Annotated[
     ),
 ]
 GatewayHost: TypeAlias = Annotated[
-    str, typer.Option("--host", help="Address to listen on; one that other machines reach needs --identity.")
+    str, typer.Option("--host", help="Address to listen on; an address that other machines can reach needs --identity.")
 ]
 HttpPort: TypeAlias = Annotated[
     int | None,
@@ -51,8 +51,8 @@ InitialScopes: TypeAlias = Annotated[
     typer.Option(
         "--initial-scope",
         metavar="SCOPE",
-        help="With --identity, a scope that clients request first; they request others when a call needs one. By "
-        "default, all scopes of the policies.",
+        help="With --identity, a scope that clients request first; they request other scopes when a call needs "
+        "them. By default, all scopes of the policies.",
         show_default=False,
     ),
 ]
@@ -60,8 +60,8 @@ UpstreamProtocolOption: TypeAlias = Annotated[
     UpstreamProtocol,
     typer.Option(
         "--upstream-protocol",
-        help="Versions of MCP to use with the server: that of each client (auto), only 2026-07-28 (modern), or only "
-        "earlier versions (legacy).",
+        help="Versions of MCP to use with the server: the version of each client (auto), only 2026-07-28 (modern), or "
+        "only earlier versions (legacy).",
     ),
 ]
 MaxSessions: TypeAlias = Annotated[

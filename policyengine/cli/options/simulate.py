@@ -65,7 +65,7 @@ VaryFact: TypeAlias = Annotated[
     typer.Option(
         "--vary",
         metavar="FACT",
-        help="Fact in which callers differ. [default: `agent.id` or `user.id`, if the policy allows such callers]",
+        help="Fact by which callers differ. [default: `agent.id` or `user.id`, if the policy allows such callers]",
         show_default=False,
     ),
 ]

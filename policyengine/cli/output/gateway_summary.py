@@ -25,7 +25,8 @@ OPTION = re.compile(r"-|.*=|.*://", re.DOTALL)
 @dataclass(frozen=True, slots=True)
 class GatewaySummaryPrinter:
     """Prints the summary and flushes it, because the program that started the gateway may wait for it. `tests` and
-    `store` are those of `print_engine`. With `writes_stdout`, the log has stdout, and the summary goes to stderr."""
+    `store` are arguments of `print_engine`. With `writes_stdout`, records are written to stdout, and the summary goes
+    to stderr."""
 
     engine: Engine
     server: str

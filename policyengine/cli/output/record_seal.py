@@ -60,7 +60,7 @@ def check_record_seal(
     checkpoints: Sequence[Path] | None,
     folder: Path | None,
 ) -> CheckedSeal:
-    """Check a record by the seal of its log. Raises CommandError."""
+    """Check a record against the seal of its log. Raises CommandError."""
     from policyengine.audit.files import is_packed
     from policyengine.audit.seal.record_proof import (
         LogChangedError,
@@ -75,7 +75,7 @@ def check_record_seal(
     required = bool(given or kept)
     try:
         if folder is None and is_packed(record.file):
-            problem = "a packed log has no seal: `--seal FOLDER` names the seal of its log"
+            problem = "a packed log has no seal: name the seal of the original log with `--seal FOLDER`"
             return CheckedSeal(RecordSeal(SealStatus.NONE, problem), bool(given), required)
         folder = folder or default_folder(log)
         if not (folder / "checkpoint").exists():

@@ -14,7 +14,7 @@ from policyengine.tool_pins.instruction_hints import InstructionHint
 from policyengine.tool_pins.listed_tools import PinState
 from policyengine.tool_pins.review import ToolReview
 
-MAX_SHOWN_LINES = 200  # of one tool; JSON has all of them
+MAX_SHOWN_LINES = 200  # maximum lines shown for one tool; JSON has all lines
 MAX_LINE = 400
 CONTEXT_LINES = 2
 STATE_STYLES = {

@@ -20,7 +20,8 @@ _DEFAULT = re.compile(r"\[default: \((.*?)\)(?=[];])")
 
 
 def name_values(command: Any) -> Any:
-    """Return the command, whose help and that of its subcommands names values as the documentation does."""
+    """Return the command, changed so that its help and the help of its subcommands name values as the documentation
+    does."""
     for parameter in command.params:
         parameter.get_help_record = _renamed(parameter.get_help_record, parameter.param_type_name == "argument")
     for subcommand in getattr(command, "commands", {}).values():

@@ -219,8 +219,8 @@ class SettingsText:
     variables: Mapping[SettingName, str] = field(default_factory=dict)
 
     def error(self, mistakes: Sequence[SettingMistake]) -> CommandError:
-        """Return the error for mistakes, those of the file first; for a variable only if the file has none. The value
-        of a variable is never shown, because it may be a secret."""
+        """Return the error for the mistakes in the file or, if the file has none, for the first mistake in a variable.
+        The value of a variable is never shown, because it may be a secret."""
         mistake = mistakes[0]
         if mistake.path in self.variables or self.file is None:
             from policyengine.cli.settings.registry import BY_NAME

@@ -38,7 +38,8 @@ def check_issuer_names(settings: ProjectSettings, known: Collection[str]) -> Non
 
 
 def unknown_approvers(settings: ProjectSettings, kernel: Kernel) -> Iterator[tuple[str, str | None]]:
-    """Yield a message and a hint for each approver of a webhook that no rule names, so that it receives nothing."""
+    """Yield a message and a hint for each approver that a webhook lists and no rule names: the webhook sends no
+    approval for that approver."""
     from policyengine.diagnostics.suggest import did_you_mean
 
     if not settings.webhooks:

@@ -266,7 +266,8 @@ class ConsoleSettings(CommandSection):
         "none: no console", "port that serves the console", option="console", commands=("serve",)
     )
     host: t.Text | None = setting(
-        "127.0.0.1", "address to listen on; any other needs `issuer` and an `https://` `public_url`"
+        "127.0.0.1",
+        "address to listen on; an address that is not loopback needs `issuer` and an `https://` `public_url`",
     )
     public_url: t.Text | None = setting("the address and port", "URL of the console in browsers")
     allowed_hosts: t.Hosts | None = setting(
@@ -302,7 +303,7 @@ class ApprovalsSettings(CommandSection):
     )
     wait: t.ApprovalWait | None = setting("1d", "how long people can answer, from `1m` to `7d`")
     issuers: t.Texts | None = setting(
-        "issuers with `users like`; also the issuer without it, if there is exactly one",
+        "issuers with `users like`; also the issuer without `users like`, if there is exactly one",
         "issuers whose users may answer; a user must have the same name under all of them",
     )
     most_per_requester: t.PositiveNumber | None = setting(
@@ -318,8 +319,8 @@ class ApprovalsSettings(CommandSection):
     )
 
     def to_settings(self, url: str | None, console_url: str | None = None) -> ApprovalSettings:
-        """Return the settings of an engine. `url` is the URL of the server, if the section names none; `console_url` is
-        that of the console."""
+        """Return the settings of an engine. `url` is the URL of the server, if the section names no URL; `console_url`
+        is the URL of the console."""
         given = {key: getattr(self, key) for key in self.model_fields_set - {"wait", "webhook_spool"}}
         wait = None if self.wait is None else parse_duration(self.wait)
         return ApprovalSettings(
@@ -328,7 +329,7 @@ class ApprovalsSettings(CommandSection):
 
 
 class WebhookSettings(SettingsSection):
-    """`[webhooks.NAME]`: a system or a chat that receives what happens to approvals (`docs/approval-webhooks.md`)."""
+    """`[webhooks.NAME]`: a system or a chat that receives messages about approvals (`docs/approval-webhooks.md`)."""
 
     hides_unknown: ClassVar[bool] = True
 
@@ -410,7 +411,7 @@ class McpServerSettings(SettingsSection):
         if not self.paths and (self.validates_mcp_headers or self.resource is None):
             raise setting_error("an MCP server needs `paths`", 'as in `paths = ["/mcp"]`')
         if self.validates_mcp_headers and self.url is None:
-            hint = 'as in `url = "http://127.0.0.1:9000/mcp"`: the server is asked there whether it does'
+            hint = 'as in `url = "http://127.0.0.1:9000/mcp"`: probes are sent to this URL'
             raise setting_error("`validates_mcp_headers` needs `url`", hint)
         if self.url is not None:
             check_probe_setting(self.url, private=self.token_file is None)
@@ -482,13 +483,15 @@ class McpGatewaySettings(CommandSection):
     from_header: t.Texts | None = setting(
         "none", "headers with facts about the caller: `agent=x-agent`, `user=x-user`", option="header"
     )
-    host: t.Text | None = setting("127.0.0.1", "address to listen on; one that other machines reach needs `identity`")
+    host: t.Text | None = setting(
+        "127.0.0.1", "address to listen on; an address that other machines can reach needs `identity`"
+    )
     port: t.Port | None = setting("none: stdio", "port for HTTP")
     metrics_port: t.Port | None = setting("none", "port that serves `/metrics` without a token")
     public_url: t.Text | None = setting("none", "public URL of this gateway, without `/mcp`, behind a TLS proxy")
     initial_scopes: t.Texts | None = setting(
         "all",
-        "with `identity`: scopes that clients request first, before a call needs another one",
+        "with `identity`: scopes that clients request first, before a call needs another scope",
         option="initial_scope",
     )
     allowed_hosts: t.Hosts | None = setting(
@@ -510,7 +513,7 @@ class McpGatewaySettings(CommandSection):
     upstream_protocol: UpstreamVersions | None = setting(
         "auto",
         "versions of MCP to use with the server: `modern` (only 2026-07-28), `legacy` (only earlier versions), or "
-        "`auto` (that of each client)",
+        "`auto` (the version of each client)",
     )
     pins: t.File | None = setting(
         "`mcp-pins.json` next to the policies", "file with the reviewed definitions of tools", must_exist=True
@@ -594,7 +597,9 @@ class ProjectSections(SettingsSection):
                 hint = "as in `[webhooks.finance]`: lowercase letters, digits, `-` and `_`, at most 40"
                 raise setting_error(f"`{name}` is not a name of a webhook", hint)
         if len(webhooks) > MAX_WEBHOOKS:
-            raise setting_error(f"there are more than {MAX_WEBHOOKS} webhooks", "send to one that distributes messages")
+            raise setting_error(
+                f"there are more than {MAX_WEBHOOKS} webhooks", "send to one webhook that distributes the messages"
+            )
         return webhooks
 
     @field_validator("mcp_servers")
@@ -607,7 +612,9 @@ class ProjectSections(SettingsSection):
                 hint = "as in `[mcp-servers.notes]`: the name before the `/` of its tools in policies"
                 raise setting_error(f"`{name}` is not a name of an MCP server", hint)
         if len(servers) > MAX_MCP_SERVERS:
-            raise setting_error(f"there are more than {MAX_MCP_SERVERS} MCP servers", "use another instance")
+            raise setting_error(
+                f"there are more than {MAX_MCP_SERVERS} MCP servers", "use another instance of policyengine"
+            )
         shared = find_shared_path([server.to_server(name) for name, server in servers.items()])
         if shared is not None:
             message = f"`{shared[0].name}` and `{shared[1].name}` have the same path `{shared[2]}`"

@@ -34,7 +34,7 @@ BODY_ADAPTERS = tuple(adapter.value for adapter in GatewayAdapter if adapter.sen
 
 
 def parse_rule_code(word: str) -> str:
-    """Return the code for a code or a short name. Errors cannot be turned off. Raises CommandError."""
+    """Return the code of a rule from its code or its short name. Errors cannot be turned off. Raises CommandError."""
     from policyengine.diagnostics.catalog import CODES_BY_NAME, find_code
     from policyengine.diagnostics.suggest import did_you_mean
 

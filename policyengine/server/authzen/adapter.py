@@ -228,7 +228,8 @@ class AuthzenAdapter:
         return AuthzenResult(msgspec.structs.replace(decision, answer=answer), CONSUME_UNSET, words)
 
     def question(self, asked: AccessEvaluation) -> Mapping[str, object]:
-        """Translate the evaluation. If credentials are verified, `context.credentials` are those of the subject."""
+        """Translate the evaluation. If credentials are verified, `context.credentials` are the credentials of the
+        subject."""
         found = self.translator.question(asked)
         context = found.get("context")
         if self.engine.identity is None or not isinstance(context, Mapping) or "credentials" not in context:
@@ -277,8 +278,8 @@ def evaluation_answer(found: AuthzenResult, spent: bool) -> JsonObject:
 
 
 def approval_document(remedy: Remedy) -> JsonObject:
-    """Return the approval that a request needs, with what it is bound to, and the ID and the state of the approval that
-    the question has opened.
+    """Return the approval that a request needs, with the parts that it is bound to and, if the question has opened an
+    approval, its ID and state.
     """
     found = {
         "rule": remedy.rule,

@@ -59,7 +59,7 @@ class BoundedServer(uvicorn.Server):
     ) -> None:
         super().__init__(config)
         self.table, self.board, self.drain, self.is_worker = table, board, drain, is_worker
-        self.server_state.connections = table.connections  # type: ignore[assignment]  # these are in it, and others
+        self.server_state.connections = table.connections  # type: ignore[assignment]  # with others
         self.acceptors: list[Acceptor] = []
 
     # ── Listening ─────────────────────────────────────────────────────────────────────────────
@@ -130,8 +130,8 @@ class BoundedServer(uvicorn.Server):
         return bool(self.table.many or self.server_state.tasks)
 
     async def give_up(self) -> None:
-        """Abort unfinished requests, without an answer unless an application gives one now; answers get a moment to be
-        sent."""
+        """Let applications answer the unfinished requests now, wait a moment until the answers are sent, and abort the
+        rest."""
         if not self.is_at_work:
             return
         if not self.force_exit:

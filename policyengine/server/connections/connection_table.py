@@ -21,7 +21,7 @@ from policyengine.server.connections.limits import ConnectionBounds, ConnectionL
 from policyengine.server.telemetry.shared_counters import ServerCounters
 from policyengine.server.workers.board import WorkerBoard
 
-SPARE_CONNECTIONS = 8  # connections beyond the bound, which may only ask for the server's health
+SPARE_CONNECTIONS = 8  # connections beyond the bound, which may only request the server's health
 _LOG = logging.getLogger("policyengine")
 
 
@@ -165,8 +165,8 @@ class ConnectionTable:
         self._board.load(self.many)
 
     def _replaceable(self, many: int) -> Iterator[ClientConnection]:
-        """Yield `many` connections or slightly more that are not answering a request, from the address with the most of
-        them: idle connections first, then the oldest.
+        """Yield `many` connections or slightly more that are not answering a request, from the address with the most
+        such connections: idle connections first, then the oldest.
         """
         by_address: dict[str, list[ClientConnection]] = {}
         for connection in self.connections:

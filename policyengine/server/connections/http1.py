@@ -29,7 +29,7 @@ FIELD_OVERHEAD_BYTES = 4  # bytes that a header line has in addition to its name
 VERSIONS = ("1.1", "1.0")
 MAX_PIPELINED_REQUESTS = 128  # maximum number of requests that wait for earlier answers
 FRAMING_HEADERS = frozenset((b"host", b"transfer-encoding", b"expect"))
-PROBES = (b"/healthz", b"/readyz")  # paths that connections beyond the bound may ask for
+PROBES = (b"/healthz", b"/readyz")  # paths that connections beyond the bound may request
 ABSOLUTE = re.compile(rb"[a-zA-Z][a-zA-Z0-9+.-]*://(?P<authority>[^/?]*)")
 
 
@@ -64,10 +64,10 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
 
     `quiet` counts the bytes since the last complete head, piece of a body, or message. `waiting` means that the head of
     a request has arrived; uvicorn's exchange is created only if the request cannot be answered without one; `content`
-    is the body of the request so far. `begun` is an exchange that is not started yet. `unwanted` counts the bytes of a
-    body that arrived after its answer. `unsent` counts the answers that are sent at the end of this turn of the event
-    loop: `settle` sends them before anything else is sent. `last` means that no later request is handled, `passing`
-    that the current request is not handled, and `closing` that nothing more is read.
+    is the body of the request so far. `begun` is an exchange that is created but not started. `unwanted` counts the
+    bytes of a body that arrived after its answer. `unsent` counts the answers that are sent at the end of this turn of
+    the event loop: `settle` sends them before anything else is sent. `last` means that no later request is handled,
+    `passing` that the current request is not handled, and `closing` that nothing more is read.
     """
 
     app: Any

@@ -19,7 +19,7 @@ RESERVED_FILES = 64
 MIN_UNPROVED_CONNECTIONS = 16
 HEAD_SECONDS = 10.0
 REQUEST_SECONDS = 30.0
-# Maximum bytes of requests without an answer and of unread answers; half of it per address.
+# Maximum bytes of requests without an answer and of unread answers; each address may have half of this maximum.
 MAX_BUFFERED_BYTES = 64 * 1024 * 1024
 IDLE_SECONDS = 75.0  # seconds; longer than nginx keeps a connection, so that nginx closes first
 

@@ -25,7 +25,7 @@ KINDS = {
 
 @cache
 def asset(name: str) -> bytes:
-    """Return a static file. The style sheet begins with that of reports."""
+    """Return a static file. The style sheet begins with the style sheet of reports."""
     own = (STATIC / name).read_bytes()
     if name != "console.css":
         return own

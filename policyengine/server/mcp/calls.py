@@ -35,7 +35,8 @@ SESSION_HINT = "list it in `hands_on_…` of `[gateway]` (docs/gateways.md, “M
 
 @dataclass(frozen=True, slots=True)
 class McpCall:
-    """A method with its parameters; `is_whole` means that all parameters are known, otherwise only the name is."""
+    """A method with its parameters; `is_whole` means that all parameters are known; otherwise, only the name is
+    known."""
 
     method: str
     params: Mapping[str, object]

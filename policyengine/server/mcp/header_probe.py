@@ -69,8 +69,8 @@ class HeaderProbe:
         return found
 
     def compares_name(self, method: str) -> bool:
-        """Return whether the server refuses a name that differs from the body, and a missing name. It cannot have
-        either name, so that nothing happens if it does not compare them.
+        """Return whether the server refuses a name that differs from the body, and a missing name. The server has
+        nothing with either name, so nothing happens if it does not compare names.
         """
         parameter = NAME_PARAMETERS[method]
         here, there = (probe_name(method) for _ in range(2))

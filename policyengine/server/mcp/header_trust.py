@@ -1,6 +1,6 @@
 """Knows which MCP servers compare their headers with the body: it asks them at start, and again from time to time.
 
-What a server has proved ends with the first probe that fails: it may have been replaced by another one.
+The first probe that fails ends what a server has proved, because another server may have replaced it.
 """
 
 from __future__ import annotations

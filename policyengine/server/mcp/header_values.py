@@ -24,14 +24,14 @@ VALIDATING_VERSIONS = frozenset({"2026-07-28"})
 ENCODED = re.compile(r"=\?base64\?(?P<payload>.*)\?=")
 VISIBLE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")  # visible ASCII, without white space at the edges
 HAND_ON = "the gateway must forward it: see docs/gateways.md, “MCP servers”"
-OLD_CLIENT = "is missing: clients of older versions than 2026-07-28 cannot be decided by headers"
+OLD_CLIENT = "is missing: requests of versions before 2026-07-28 cannot be decided by their headers"
 
 
 def decode_name(value: str) -> str | None:
-    """Return the name in a value of `Mcp-Name`, or None if some server may read another name, or none.
+    """Return the name in a value of `Mcp-Name`, or None if some server may read another name or no name.
 
     Base64 must be in the one form that encoders write. A value that only resembles an encoded value is refused,
-    although the specification takes it as it is.
+    although the specification treats it as a plain name.
     """
     found = ENCODED.fullmatch(value)
     if found is None:

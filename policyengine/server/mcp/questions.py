@@ -23,7 +23,8 @@ from policyengine.server.mcp.header_values import McpHeaders
 from policyengine.server.mcp.servers import McpServer, McpServerTable
 
 SERVER_TYPE, CONNECT, LIST = "mcp_server", "connect", "list"
-# Methods about the server as a whole, with the verb of their action. To unsubscribe is about a resource.
+# Methods about the server as a whole, with the verb of their action. `resources/unsubscribe` is about a resource, and
+# not one of them.
 SERVER_METHODS: Mapping[str, str] = {
     **dict.fromkeys((UNDECIDED_METHODS | CLIENT_NOTIFICATIONS) - {"resources/unsubscribe"}, CONNECT),
     **dict.fromkeys(LIST_METHODS, LIST),

@@ -60,7 +60,7 @@ class McpServerTable:
 
     @cached_property
     def endpoints(self) -> tuple[McpServerPath, ...]:
-        """The endpoints: longer paths first and, of the same path, those at certain hosts first."""
+        """The endpoints: longer paths first and, for the same path, endpoints with certain hosts first."""
         found = [
             McpServerPath(fold_path(path) or path, frozenset(server.hosts), server)
             for server in self.servers
@@ -71,7 +71,7 @@ class McpServerTable:
     def find(self, target: RequestTarget) -> McpServer | None:
         """Return the server that receives MCP messages with this request; None for every other request, and for a path
         without a canonical spelling, which is denied as such. Raises RequestError if only the host, which the gateway
-        does not send, tells servers apart.
+        does not send, distinguishes the servers.
         """
         if not self.servers or target.method != POST:
             return None

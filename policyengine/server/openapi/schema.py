@@ -207,7 +207,7 @@ class Event(StrictModel):
     size: Annotated[int | None, Field(description="the size of the response in bytes")] = None
     output: JsonObject | None = None
     usage: Annotated[
-        dict[str, float] | None, Field(description="numbers of what the request consumed, such as `input_tokens`")
+        dict[str, float] | None, Field(description="amounts that the request consumed, such as `input_tokens`")
     ] = None
     refund: Annotated[bool, Field(description="whether to refund what the request added to budgets")] = False
 

@@ -21,7 +21,7 @@ GROUPS, GROUPED = "behavior_groups", "behavior_grouped"
 CONDITIONS = "behavior_conditions"
 MAX_CLASSES = 200  # maximum number of classes with a label of their own
 MAX_CONDITIONS = 200  # maximum number of conditions with labels of their own
-MAX_CONDITION_CHARACTERS = 120  # of the label of a condition
+MAX_CONDITION_CHARACTERS = 120  # maximum length of the label of a condition
 NO_CLASS_LABEL = "none"  # label of callers without a profile or an agent block
 
 

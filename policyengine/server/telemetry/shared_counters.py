@@ -134,7 +134,8 @@ def time_always() -> TimingTurns:
 
 
 def time_sampled() -> TimingTurns:
-    """Return an iterator of whether to time the next decision: the first one, and then one in TIMING_INTERVAL."""
+    """Return an iterator that says whether to time the next decision: the first decision, and then one in
+    TIMING_INTERVAL."""
     return cycle((1,) + (0,) * (TIMING_INTERVAL - 1))
 
 

@@ -20,8 +20,8 @@ def show(
 ) -> int:
     """Show the rule, the requester and the whole request.
 
-    Then follow the entity rows of the people and things in the request, and what the requester did in the last seven
-    days, according to the decision log. Secrets are not shown.
+    The command also shows the entity rows of the people and things in the request, and what the requester did in the
+    last seven days, according to the decision log. Secrets are not shown.
 
     \b
     Example:

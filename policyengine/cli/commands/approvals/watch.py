@@ -62,7 +62,7 @@ def follow(
     server: ApprovalServer, clock: Callable[[], float] = monotonic, pause: Callable[[float], None] = sleep
 ) -> Iterator[Approvals]:
     """Yield the waiting approvals, whenever they change and at least once in each WAIT_SECONDS. Raises CommandError if
-    the server refuses, or does not answer the first request, or any request for too long.
+    the server refuses a request, does not answer the first request, or stops answering for too long.
     """
     version, failures, worked = "", 0, 0.0
     while True:

@@ -32,7 +32,7 @@ def webhooks(
         typer.Option(
             "--spool",
             metavar="FILE",
-            help="The spool, if an option of `serve` and not the settings name the store or the log next to it.",
+            help="The spool; required if only an option of `serve`, and no setting, names the store or log next to it.",
             show_default=False,
         ),
     ] = None,
@@ -95,7 +95,8 @@ def describe_webhook(target: WebhookTarget, state: SpoolState | None) -> dict[st
 
 
 def describe_state(row: dict[str, Any], now: float) -> str:
-    """Describe the waiting messages. They may be overdue: a webhook pauses after failures, and only servers send."""
+    """Describe the waiting messages. They may be overdue: a webhook pauses after failures, and only servers send
+    messages."""
     if not row["waiting"]:
         return NO_STATE
     failure = f"; {row['failure']}" if row["failure"] else ""

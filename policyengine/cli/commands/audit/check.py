@@ -47,7 +47,7 @@ def check(
     """Check a proof without the log.
 
     The checkpoint in the proof must be signed by a trusted key, and the hashes must lead to this checkpoint from the
-    line of the decision, which is then shown, or from the checkpoint of `--checkpoint`.
+    line of the decision or from the checkpoint of `--checkpoint`. The line of the decision is then shown.
 
     \b
     Exit codes:
@@ -90,7 +90,10 @@ def check_proof(written: str, keys: Sequence[Verifier], checkpoint: Path | None,
     if checkpoint is None:
         ConsistencyProof.parse(written)
         raise CommandError(
-            "usage", "a proof of consistency begins at a checkpoint", "pass it: `--checkpoint FILE`", code=2
+            "usage",
+            "a proof of consistency is checked against an old checkpoint",
+            "pass the old checkpoint: `--checkpoint FILE`",
+            code=2,
         )
     proof, old = ConsistencyProof.parse(written), read_checkpoint(checkpoint)
     try:
@@ -133,8 +136,8 @@ def describe_line(line: bytes) -> dict[str, Any]:
 
 
 def describe_request(record: dict[str, Any]) -> Iterator[tuple[str, str | None]]:
-    """Yield the agent, the user, the endpoint and the rule of a record, each after its label; None if the record lacks
-    it.
+    """Yield the agent, the user, the endpoint and the rule of a record, each after its label; None stands for a value
+    that the record lacks.
     """
     from policyengine.audit.record_summary import summarize
 

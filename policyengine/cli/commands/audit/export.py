@@ -44,7 +44,7 @@ class LogExport:
     skipped: int = 0
 
     def records(self) -> Iterator[tuple[bytes, RecordSummary]]:
-        """Yield each record as its line and its summary. Records of entities are left out; a line that is not a record
+        """Yield the line and the summary of each record. Records of entities are left out; a line that is not a record
         is reported and skipped. Raises CommandError.
         """
         from policyengine.audit.files import log_files
@@ -163,7 +163,8 @@ def export_parquet(source: LogExport, output: Path) -> None:
     from policyengine.install_hints import install_command
 
     if output == STDOUT:
-        raise CommandError("usage", "a Parquet file is not text", "name a file: `-o decisions.parquet`", code=2)
+        message = "a Parquet file cannot be written to the standard output"
+        raise CommandError("usage", message, "name a file: `-o decisions.parquet`", code=2)
     if is_special(output):
         raise CommandError("file", f"`{output}` is not a regular file", None, (("file", str(output)),))
     if not output.parent.is_dir():

@@ -67,8 +67,8 @@ def prove(
 
 
 def make_proof(log: Path, seal: Path | None, id: str | None, since: Path | None) -> InclusionProof | ConsistencyProof:
-    """Return the proof that a log contains the decision `id` or, with `since`, that it extends the checkpoint in this
-    file. Raises CommandError.
+    """Return the proof that a log contains the decision `id` or, with `since`, that it extends the checkpoint in the
+    file `since`. Raises CommandError.
     """
     from policyengine.audit.seal.find_line import LogIndex
     from policyengine.audit.seal.notes import NoteError

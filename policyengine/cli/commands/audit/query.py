@@ -167,8 +167,8 @@ def report_query_errors(logs: Sequence[Path]) -> Iterator[None]:
 
 @contextmanager
 def opened_logs(logs: Sequence[Path], *, in_order: bool = False) -> Iterator[Reader]:
-    """Yield a reader of the logs, and show its progress on stderr. `in_order` is for reading all records in order of
-    the log. Raises OSError, QueryError.
+    """Yield a reader of the logs, and show its progress on stderr. `in_order` is for reading all records in the order
+    of the log. Raises OSError, QueryError.
     """
     from policyengine.audit.query.source import LogFiles, open_reader
 
@@ -187,7 +187,7 @@ def faster_hint(files: LogFiles) -> str:
     from policyengine.audit.query.duck import EXTRA, has_duckdb
     from policyengine.install_hints import install_command
 
-    pack = "`policyengine audit pack` writes a file that is queried in seconds"
+    pack = "`policyengine audit pack` writes a file that can be queried in seconds"
     return pack if has_duckdb() else f"{pack}; it needs DuckDB, {install_command(EXTRA)}"
 
 
@@ -217,7 +217,7 @@ def is_answered(answer: QueryAnswer) -> bool:
 
 
 def report_missing(missing: Iterable[MissingName]) -> None:
-    """Warn on stderr of names that no record has."""
+    """Warn on stderr about names that no record has."""
     for name in missing:
         Screen(sys.stderr).warn(name.words())
 
@@ -266,7 +266,7 @@ def show_answer(answer: QueryAnswer) -> None:
 
 
 def report_skipped(skipped: SkippedLines, what: str = "skipped {lines}") -> None:
-    """Warn on stderr of lines that were not read. `what` is the text for malformed lines; `{lines}` stands for their
+    """Warn on stderr about lines that were not read. `what` is the text for malformed lines; `{lines}` stands for their
     number.
     """
     screen = Screen(sys.stderr)

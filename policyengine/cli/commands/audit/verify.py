@@ -115,8 +115,8 @@ def is_of(kept: SignedCheckpoint, folder: Path) -> bool:
 
 
 def unused_origins(given: Sequence[str], results: Sequence[Verification]) -> list[str]:
-    """Return the origins in `given` that none of several logs has, sorted: another log may have replaced theirs. For a
-    single log, the result is empty, because verifying it reports them.
+    """Return the origins in `given` that none of several logs has, sorted: another log may have replaced the log with
+    such an origin. For a single log, the result is empty, because verifying it reports them.
     """
     if len(results) == 1:
         return []

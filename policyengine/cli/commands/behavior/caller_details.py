@@ -84,7 +84,7 @@ def show_groups(screen: Screen, model: BehaviorModel) -> None:
 
 def group_words(found: Mapping[str, Any]) -> str:
     count, last = pluralize(found["callers"], "caller"), found["last_found"]
-    return f"{count} that move as one since {found['since']}, last found on {last}"
+    return f"{count} that have moved as one since {found['since']}, last found on {last}"
 
 
 # ── What is known ─────────────────────────────────────────────────────────────────────────────

@@ -1,4 +1,4 @@
-"""`policyengine behavior evaluate`: how well learned facts tell abusive runs from normal ones."""
+"""`policyengine behavior evaluate`: how well learned facts distinguish abusive runs from normal runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from policyengine.plurals import pluralize
 if TYPE_CHECKING:
     from policyengine.behavior.evaluation.figures import Evaluation, FigureSet
 
-EVALUATION_KEY = b"evaluation"  # key of the tags, which are not stored
+EVALUATION_KEY = b"evaluation"  # the key for tags of names; the tags are not stored
 COLUMNS: Final[Mapping[str, str]] = {
     "auc": "auc",
     "ties": "ties",
@@ -57,9 +57,9 @@ def evaluate(
     """Measure how well learned facts find abuse.
 
     The command learns from the training traffic, and then scores each run of the test traffic for each fact. It
-    compares the scores of the runs with the label `normal` with the scores of all other runs. Traffic is decision logs,
-    or one JSON object a line: `{"at", "issuer", "agent", "run", "endpoint", "status"}`. A line of labels is `{"run",
-    "label"}`, with `issuer` and `agent` if runs of several callers have the same name.
+    compares the scores of the runs with the label `normal` with the scores of all other runs. The traffic consists of
+    decision logs, or of files with one JSON object per line: `{"at", "issuer", "agent", "run", "endpoint", "status"}`.
+    A line of labels is `{"run", "label"}`, with `issuer` and `agent` if runs of several callers have the same name.
 
     \b
     Exit codes:
@@ -188,7 +188,8 @@ def show_figures(screen: Screen, found: Evaluation) -> None:
 
 
 def explain_gaps(figures: Mapping[str, FigureSet]) -> Iterator[str]:
-    """Yield why figures are missing: for each column of the table and reason, the facts to which the reason applies."""
+    """Yield the reasons why figures are missing: one text for each column and reason, with the facts that lack the
+    figure."""
     for column, head in COLUMNS.items():
         facts: dict[str, list[str]] = {}
         for fact, found in figures.items():

@@ -121,7 +121,7 @@ def forget_stored(url: str, name: str | None, issuer: str | None, instance: str 
 
 
 def forget_in(folder: BehaviorFolder, request: ForgetRequest) -> bool:
-    """Forget in a folder, and return whether a running server does so. Raises CommandError."""
+    """Forget callers in a folder, and return whether a running server will do so. Raises CommandError."""
     from policyengine.behavior.learn_logs import save_state
     from policyengine.behavior.operator_files import request_to_forget
 

@@ -200,7 +200,8 @@ def learn_logs(
     tell: Callable[[str], None],
     period: LearnedPeriod,
 ) -> LogTally:
-    """Learn from logs into a state, and return what was learned. Raises BulkError, OSError."""
+    """Learn from logs into a state, and return the counts of learned decisions and of those left out. Raises BulkError,
+    OSError."""
     from policyengine.behavior.bulk.line_filter import LineFilter
     from policyengine.behavior.bulk.log_lines import LineDecoder, read_learned
     from policyengine.behavior.learn_logs import known_times, learn_lines

@@ -61,7 +61,7 @@ def release(
     \b
     Exit codes:
       0  planned, or ended
-      1  the class is not known, no change of it is planned (`--end`), or the folder or the store cannot be read or
+      1  the class is not known, no change is planned for it (`--end`), or the folder or the store cannot be read or
          written
       2  wrong usage
 
@@ -129,8 +129,8 @@ def planned_at(releases: Iterable[ClassRelease], now: datetime) -> list[ClassRel
 def replace_release(
     planned: Sequence[ClassRelease], group: str, now: datetime, ends: datetime | None
 ) -> tuple[ClassRelease, ...]:
-    """Return the planned changes, in which the change of this class lasts until `ends`; if `ends` is None, it is
-    removed.
+    """Return the planned changes, in which the change of this class lasts until `ends`; if `ends` is None, the change
+    is removed.
     """
     from policyengine.behavior.releases import ClassRelease
 
@@ -178,13 +178,13 @@ def known_groups(state: BehaviorState) -> set[str]:
 
 
 def stored_groups(learned: StoredBehavior, profile: str) -> set[str]:
-    """Return the classes of the model in a store and, if the profile is not one of them, those of all callers."""
+    """Return the classes of the model in a store and, if the profile is not one of them, the classes of all callers."""
     groups = {one.name for one in learned.load_model().content.classes}
     return groups if groups & {PROFILE + profile, profile} else groups | learned.groups()
 
 
 def find_group(name: str, groups: set[str], end: bool) -> str:
-    """Return the class of a profile, or the class of this name. Raises CommandError."""
+    """Return the class of the profile with this name, or the class with this name. Raises CommandError."""
     for group in (PROFILE + name, name):
         if group in groups:
             return group

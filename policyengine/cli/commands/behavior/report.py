@@ -43,8 +43,8 @@ def report(
         typer.Option(
             "--since",
             metavar="TIME",
-            help="Count only decisions from this time on, and only learn from earlier ones: a date, a time, or `7d` "
-            "for a week ago.",
+            help="Count only decisions from this time on, and learn from earlier decisions without counting them: a "
+            "date, a time, or `7d` for a week ago.",
             show_default=False,
         ),
     ] = None,
@@ -52,8 +52,8 @@ def report(
         bool,
         typer.Option(
             "--payloads",
-            help="Find odd payloads, too: values of a size, of a length or with characters that their field does not "
-            "have. The report names the fields, without the values.",
+            help="Find odd payloads, too: values with a size, a length or characters that are unusual for their field. "
+            "The report names the fields, without the values.",
         ),
     ] = False,
     groups: Annotated[
@@ -149,10 +149,10 @@ def require_extra() -> None:
 
 
 def check_output(output: Path) -> None:
-    """Check that the report can be written in the format that the name of the file says. Raises CommandError."""
+    """Check that the report can be written in the format that the file name requires. Raises CommandError."""
     if output.suffix.lower() not in OUTPUT_SUFFIXES:
         message = f"a report cannot be written as `{output.suffix}`: `{output}`"
-        raise CommandError("usage", message, "name the file `.html` or `.json`", code=2)
+        raise CommandError("usage", message, "use a file name that ends in `.html` or `.json`", code=2)
 
 
 def render_report(found: BehaviorReport, output: Path, paths: Sequence[Path], since: str | None) -> str:

@@ -61,13 +61,13 @@ def suggest(
 
     For each class of callers, the command finds what separates its runs most regularly (`task.id`, another fact of the
     requests, or a pause), and the order of calls that the runs follow. All runs are replayed with that order, and the
-    comment above each profile states how many follow it; the most frequent exceptions are listed. No order is proposed
-    if too few runs or only one agent follow it, or if it accepts most runs with the same calls in another order. If a
-    guard reads `behavior.sequence`, the proposal has tests. Review it: nothing is enforced until you add the profile to
-    the policies.
+    comment above each profile states how many follow it; the most frequent exceptions are listed. An order is not
+    proposed if too few runs or only one agent follow it, or if it also accepts most of these runs with their calls in
+    another order. If a guard reads `behavior.sequence`, the proposal has tests. Review it: nothing is enforced until
+    you add the profile to the policies.
 
-    Traffic is decision logs, or one JSON object a line, as for `behavior evaluate`. Without policies, the classes and
-    endpoints are those that the log names.
+    The traffic consists of decision logs, or of files with one JSON object per line, as for `behavior evaluate`.
+    Without policies, the classes and endpoints are those that the log names.
 
     \b
     Exit codes:
@@ -136,7 +136,7 @@ def learning_reader(paths: Sequence[Path] | None) -> BehaviorReader | None:
 
 
 def declared_rules(reader: BehaviorReader, checked: CheckResult) -> dict[str, RunRule]:
-    """Return the rules that separate the runs of classes, where a profile declares one."""
+    """Return the rules that separate the runs of classes, for the profiles that declare such a rule."""
     from policyengine.analysis.call_orders.run_rules import DEFAULT_IDLE, RunRule
 
     assert checked.kernel is not None
@@ -193,7 +193,8 @@ def write_profiles(
 
 
 def with_passing_tests(writer: ProfileWriter, profiles: Sequence[SuggestedProfile], number: int) -> SuggestedProfile:
-    """Return a profile with its tests, if they pass with one of the effects that the policies have."""
+    """Return a profile with its tests if they pass with one of the effects that the policies have, otherwise without
+    tests."""
     from policyengine.testing import collect, run
 
     for refusal in writer.refusals:

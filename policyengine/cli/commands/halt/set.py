@@ -38,8 +38,10 @@ def halt(
     chain_root: Annotated[ScopeText, scope_option("--chain-root", "NAME", "The first agent of the chain.")] = None,
     task: Annotated[ScopeText, scope_option("--task", "ID", "A task.")] = None,
     tool: Annotated[ScopeText, scope_option("--tool", "NAME", "A tool: `server/name`, `server/*`.")] = None,
-    place: Annotated[ScopeText, scope_option("--place", "PLACE", "Endpoints, as after `on`: `/v1/refunds/**`.")] = None,
-    package: Annotated[ScopeText, scope_option("--package", "NAME", "What a package opens for its callers.")] = None,
+    place: Annotated[
+        ScopeText, scope_option("--place", "PLACE", "Endpoints, as after `on` in a guard: `/v1/**`.")
+    ] = None,
+    package: Annotated[ScopeText, scope_option("--package", "NAME", "All endpoints that a package opens.")] = None,
     reason: ReasonText = "",
     lasting: Annotated[
         str | None, typer.Option("--for", metavar="DURATION", help="How long: `2h`.", show_default=False)
@@ -55,7 +57,7 @@ def halt(
     by: OperatorName = None,
     format: TextOrJson = OutputFormat.TEXT,
 ) -> int:
-    """Deny requests until a time: everything, or what matches all of the given names.
+    """Deny requests until a time: all requests, or those that match all of the given names.
 
     Every process that uses the store or the file denies such requests within a second, at the gate `halted`. Names
     match without regard to letter case, and `*` stands for any text. `policyengine halt list` lists the halts, and

@@ -75,9 +75,9 @@ def review(
 ) -> int:
     """Show and pin the tools of a server that are not reviewed.
 
-    It lists the tools as `mcp-gateway` does, and shows each tool that is new, changed or removed, or whose name looks
-    like that of a reviewed tool, with the difference and with hints about suspicious texts. With --accept, --accept-all
-    or --interactive, it writes the accepted definitions to `mcp-pins.json`, next to the policies.
+    The command lists the tools as `mcp-gateway` does, and shows each tool that is new, changed or removed, or whose
+    name looks like that of a reviewed tool, with the difference and with hints about suspicious texts. With --accept,
+    --accept-all or --interactive, the command writes the accepted definitions to `mcp-pins.json`, next to the policies.
 
     \b
     Exit codes:
@@ -121,9 +121,11 @@ def check_review_options(
     interactive: bool,
     format: OutputFormat,
 ) -> None:
-    """Raises CommandError."""
+    """Check that the options are consistent. Raises CommandError."""
     if not server or "/" in server or not server.isprintable():
-        raise CommandError("usage", f"`{server}` is not the name of a server", "write the name in policies", code=2)
+        raise CommandError(
+            "usage", f"`{server}` is not the name of a server", "write the name of the server in the policies", code=2
+        )
     if sum((bool(accept), accept_all, interactive)) > 1:
         message = "`--accept`, `--accept-all` and `--interactive` cannot be combined"
         raise CommandError("usage", message, "use one of them", code=2)
@@ -154,7 +156,7 @@ def choose_place(paths: Sequence[Path]) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class ToolSource:
-    """The server whose tools are reviewed. The errors that it prints do not reach the terminal, because they could
+    """The server whose tools are reviewed. Its error output does not reach the terminal, because the output could
     imitate the review."""
 
     upstream: str
@@ -163,7 +165,7 @@ class ToolSource:
     limit: float
 
     def list(self) -> ToolListings:
-        """Raises CommandError."""
+        """Return the lists of the server. Raises CommandError."""
         from policyengine.importers import ApiImportError
         from policyengine.importers.mcp_client import list_server_tools
 

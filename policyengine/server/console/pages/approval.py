@@ -111,7 +111,7 @@ def has_voted(visit: ConsoleVisit, tracked: TrackedApproval) -> bool:
 
 
 def describe_remaining(engine: Engine, tracked: TrackedApproval) -> str:
-    """Return how long the approval can be answered, in words."""
+    """Return in words how long the approval can still be answered."""
     left = max(0, tracked.approval.expires - engine.decider.now()) // MICROSECONDS
     return format_duration(timedelta(seconds=left if left < MINUTE else left - left % MINUTE))
 
@@ -176,7 +176,8 @@ async def refuse_answer(visit: ConsoleVisit, verb: str, status: int, message: st
 
 
 def record_answer(visit: ConsoleVisit, verb: str, result: str) -> None:
-    """Record the act in the console. The desk records the answer itself; an answer counts only if that is recorded."""
+    """Record the act in the console. The desk records the answer itself; an answer counts only if the desk has recorded
+    it."""
     by = "link" if visit.person.issuer is None else "issuer"
     id = visit.http.path_params["id"][:64]
     visit.console.records.act(

@@ -42,7 +42,7 @@ class CallerSummary:
 class ConditionSummary:
     """A condition that reads learned facts, and what it would have hit in observe mode. `callers` is the number of
     callers in words, `most` are those with the most requests, and `latest` is the ID of the last decision; None without
-    one.
+    a decision.
     """
 
     condition: LearnedCondition

@@ -50,7 +50,7 @@ EXAMPLES = {
     "tool": "mail/*", "place": "POST /v1/refunds/**", "package": "acme.shop",
 }  # fmt: skip
 STORE_HINT = "the change may or may not be in effect: see this page; a halt file works without the store"
-SENT_BEFORE = "this form was sent before, or not made by the confirmation"
+SENT_BEFORE = "this form was sent before, or does not come from the confirmation page"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +121,8 @@ class HaltForm:
 
 @dataclass(frozen=True, slots=True)
 class EndedHalt:
-    """A halt that is over since the time `at`, because an operator (`by`) lifted it or because it reached its end.
-    `halt` is None if the halt itself is no longer known.
+    """A halt that ended at the time `at`, because an operator (`by`) lifted it or because its time was over. `halt` is
+    None if the halt itself is no longer known.
     """
 
     id: str

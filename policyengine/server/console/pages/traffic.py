@@ -1,4 +1,5 @@
-"""The live traffic: the newest decisions, from the end of the log, so that they cost decisions nothing."""
+"""The live traffic: the newest decisions, read from the end of the log, so that the page does not slow down
+decisions."""
 
 from __future__ import annotations
 
