@@ -1,4 +1,4 @@
-"""The table of all commands; turns their errors into messages and exit codes."""
+"""Holds the table of all commands, and turns their errors into messages and exit codes."""
 
 from __future__ import annotations
 

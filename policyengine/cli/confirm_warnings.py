@@ -1,4 +1,5 @@
-"""A warning of `mcp-gateway` about confirms that cannot be answered: only this process reads a store in memory."""
+"""A warning of `mcp-gateway` about confirms that cannot be answered, because only this process reads a store in
+memory."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ ASK = "let the client ask its user (`--elicit form`), or "
 
 def unanswered_confirms_warning(kernel: k.Kernel, server: str, *, asks_users: bool) -> str | None:
     """Return a warning for a gateway whose store is in memory, if a rule for the server needs an approval. Its clients
-    answer a `confirm by user` if the gateway asks them (`asks_users`); no other confirm is answered there."""
+    answer a `confirm by user` if the gateway asks them (`asks_users`); no other confirm can be answered."""
     waiting = [(guard, confirm) for guard, confirm in confirms(kernel, server) if not (asks_users and by_user(confirm))]
     if not waiting:
         return None

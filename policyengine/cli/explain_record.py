@@ -115,7 +115,7 @@ def exit_code(found: RecordExplanation, codes: dict[str, int]) -> int:
 
 
 def decide_again(record: DecisionRecord, kernel: Kernel, entities: EntityStore | None = None) -> ReplayResult:
-    """Decide the request of a record with its own entities, or with others. Raises CommandError."""
+    """Decide the request of a record with its own entities, or with other entities. Raises CommandError."""
     from policyengine.audit import ReplayError, confirm_replay, replay_decision
 
     looking = None if entities is None else entities.looking()

@@ -1,4 +1,5 @@
-"""The threads of `policyengine mcp-gateway` beside its requests: reloads, entities, approvals, behavior, webhooks."""
+"""The threads of `policyengine mcp-gateway` in addition to the threads for requests: reloads, entities, approvals,
+behavior, webhooks."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def reload_rules(paths: Sequence[Path], allow: Sequence[str], gate: str, seconds
 
 
 def allowed_in_file(paths: Sequence[Path]) -> tuple[str, ...]:
-    """Return the allowances of variables and `policyengine.toml`. Raises CommandError."""
+    """Return what variables and `policyengine.toml` allow a reload to change. Raises CommandError."""
     return tuple(load_settings(list(paths)).values.get((SECTION, "allow"), ()))
 
 

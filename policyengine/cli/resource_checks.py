@@ -54,7 +54,7 @@ def check_initial_scopes(options: ResourceOptions, kernel: k.Kernel) -> None:
 
 
 def resource_warnings(options: ResourceOptions, kernel: k.Kernel) -> Iterator[str]:
-    """Yield what keeps clients from getting a token that the gateway accepts."""
+    """Yield a warning for each reason why clients cannot get a token that the gateway accepts."""
     access = options.access(kernel)
     if not access.issuers:
         yield (

@@ -95,8 +95,8 @@ class SimulateCommand:
         return lasts // MICROSECOND
 
     def load(self) -> None:
-        """Load the policies. They learn from the traffic if this is requested; otherwise learned facts are neutral.
-        Raises CommandError.
+        """Load the policies. Behavior is learned from the traffic if this is requested; otherwise learned facts are
+        neutral. Raises CommandError.
         """
         from policyengine.engine import Engine
         from policyengine.kernel.learned_facts import learned_fact_names

@@ -1,7 +1,7 @@
 """Decides which addresses a request to a configured URL may connect to, so that a URL or a host name cannot lead into
 the private network or to the metadata service of a cloud.
 
-The address is checked after the name was resolved, and the connection is made to exactly this address, so a name that
+The address is checked after the name is resolved, and the connection is made to exactly this address, so a name that
 resolves differently a moment later leads nowhere else.
 """
 

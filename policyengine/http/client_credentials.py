@@ -1,8 +1,8 @@
 """Reads the raw credentials of a client from the headers of its request, for a verifier in this server.
 
 If this server requires no token from its callers, `Authorization` belongs to the client; otherwise the gateway passes
-the client's value in `X-Forwarded-Authorization`. If it is configured, `Client-Cert` or `X-Forwarded-Client-Cert`
-describes the client's connection: the gateway must then remove that header from the client's request.
+the client's value in `X-Forwarded-Authorization`. If configured, `Client-Cert` or `X-Forwarded-Client-Cert` describes
+the client's connection: the gateway must then remove that header from the client's request.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ class HeaderKind(NamedTuple):
 
     folded: str
     is_withheld: bool  # whether the header is never a fact
-    is_respelled: bool  # whether some server takes it for a trusted header
+    is_respelled: bool  # whether some server takes this name for that of a trusted header
 
 
 class StatedFact(NamedTuple):

@@ -154,7 +154,8 @@ def url_host_names(url: str | None) -> tuple[str, ...]:
 
 
 def gateway_refusal(headers: RawHeaderLines) -> HostRefusal | None:
-    """Return the refusal of a request to an adapter that a page could have sent without a preflight, or None."""
+    """Return the refusal of a request to an adapter, if a page could have sent the request without a preflight;
+    otherwise None."""
     if any(name.startswith(GATEWAY_HEADER_PREFIXES) for name, _ in headers):
         return None
     hint = "Envoy sends `X-Envoy-…` and `X-Forwarded-For` by itself; for a test, add `-H 'x-forwarded-for: 127.0.0.1'`"

@@ -53,7 +53,8 @@ class HttpPoster:
         clock: Callable[[], float] = monotonic,
         guard: AddressGuard | None = None,
     ) -> None:
-        """Raise FetchError if the URL cannot be used, and CertificatesError if the certificates cannot."""
+        """Prepare the client, without connecting. Raises FetchError if the URL cannot be used, and CertificatesError if
+        the certificates cannot be used."""
         parts = parse_fetch_url(url, plain_http)
         self._url, self._host, self._timeout, self._clock = url, parts.netloc, timeout, clock
         self._context = create_tls_context(ca) if parts.scheme == "https" else None

@@ -2,9 +2,9 @@
 others are unknown.
 
 PHP, Rack and Express read `a[]=1`, `a.b=1` and ` a=1` as lists, objects or other names. Of `a=1&a=2`, some parsers take
-the first value, some the last, some both. Some split at `;`. A broken escape is text, an error, or no field. Therefore
-a field has a value only if there is exactly one way to read it, and every name that some parser may give to another
-field is unknown.
+the first value, some the last, some both. Some split at `;`. Depending on the parser, a broken escape is text, an
+error, or no field. Therefore a field has a value only if there is exactly one way to read it, and every name that some
+parser may give to another field is unknown.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ def query_fields(text: str) -> dict[str, Field] | Invalid:
 
 
 def form_fields(text: str, *, of_body: bool = False) -> dict[str, Field] | None:
-    """Return the fields by name, or None if there are too many. `text` still has its escapes; `of_body` means that it
-    is a form, in which some parsers drop empty fields.
+    """Return the fields by name, or None if there are too many. `text` still has its escapes; `of_body` means that the
+    text is a form, in which some parsers drop empty fields.
     """
     pieces = text.split("&")
     if len(pieces) + text.count(";") > MAX_FIELDS:

@@ -1,8 +1,8 @@
 """Canonical URIs of MCP resources, in the one spelling that policies compare.
 
-The templates of servers decode the text that they capture: `notes://%73ecret/x` is the note `x` of the box `secret`.
-Therefore the URI is also decoded once here, and a URI that two servers could read differently is malformed, as with
-paths.
+The templates of servers decode the text that they capture: `notes://%73ecret/x` is the same resource as
+`notes://secret/x`. Therefore the URI is also decoded once here, and a URI that two servers could read differently is
+malformed, as with paths.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""The HTTP server: it accepts questions as JSON or MessagePack, passes them to the engine, and answers in the same
-format."""
+"""The HTTP server: it accepts questions as JSON or MessagePack, passes them to the engine, and answers in one of these
+formats."""
 
 from policyengine.server.app import create_app
 from policyengine.server.bearer_tokens import BearerTokenError, TokenFile, read_token_file

@@ -190,8 +190,8 @@ class ApprovalRoutes:
 
     @contextmanager
     def _log_turn(self) -> Iterator[LogReader | None]:
-        """Yield the reader of the log, or None if another thread uses it: a thread that waited for the log would be
-        missing for decisions.
+        """Yield the reader of the log, or None if another thread uses it: a thread that waited for the log would not be
+        available for decisions.
         """
         from policyengine.audit.query.log_process import LogReader
 

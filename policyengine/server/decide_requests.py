@@ -38,7 +38,8 @@ T = TypeVar("T")
 
 
 class BatchSemantics(StrEnum):
-    """When a batch ends: after all items, at the first item that is not allowed, or at the first that is allowed."""
+    """When a batch ends: after all items, at the first item that is not allowed, or at the first item that is
+    allowed."""
 
     EXECUTE_ALL = "execute_all"
     DENY_ON_FIRST_DENY = "deny_on_first_deny"

@@ -91,12 +91,12 @@ def serve(
     `limits` are the limits of connections; `gateway` names the headers in which gateways identify the caller. Port
     `envoy` serves Envoy over gRPC, port `metrics` serves `/metrics` to every client. `public_url` is the URL in the
     AuthZEN metadata. `authzen_consume` names the callers whose AuthZEN evaluations spend unless `context.consume` is
-    false (`docs/authzen.md`). `allowed_hosts` are names that are answered without a token, and on port `metrics`, as in
-    `create_app`. `operators` names the tokens that may halt requests (`docs/halt.md`). `following` reads the entities
-    again when they change, in each process. `mcp_servers` are MCP servers behind gateways (`docs/gateways.md`).
-    `console` are the options of the console (`docs/console.md`), which one process serves. `listening` is called with
-    the URL, if there is a port, as soon as connections are accepted. A `ReloadableEngine` reloads its policies on
-    SIGHUP, and with `watching` whenever their files change; SIGHUP also reopens the log.
+    false (`docs/authzen.md`). `allowed_hosts` are names that are accepted in `Host` without a token, and on port
+    `metrics`, as in `create_app`. `operators` names the tokens that may halt requests (`docs/halt.md`). `following`
+    reads the entities again when they change, in each process. `mcp_servers` are MCP servers behind gateways
+    (`docs/gateways.md`). `console` are the options of the console (`docs/console.md`), which one process serves.
+    `listening` is called with the URL, if there is a port, as soon as connections are accepted. A `ReloadableEngine`
+    reloads its policies on SIGHUP, and with `watching` whenever their files change; SIGHUP also reopens the log.
 
     Raises ServeError before it listens, BearerTokenError for a token that is too short or missing for a caller of
     `authzen_consume`, and AllowedHostError.

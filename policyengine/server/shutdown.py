@@ -62,12 +62,13 @@ class Drain:
         self._at_end.append(end)
 
     def announce_begin(self) -> None:
-        """Call the functions for the begin, once. The caller is not a signal handler, which could interrupt them."""
+        """Call the functions for the start of the shutdown, once. The caller is not a signal handler, which could
+        interrupt them."""
         while self._at_begin:
             self._at_begin.pop(0)()
 
     def announce_end(self) -> None:
-        """Call the functions for the end, once."""
+        """Call the functions for the end of the shutdown, once."""
         while self._at_end:
             self._at_end.pop(0)()
 
@@ -138,7 +139,7 @@ class Drain:
 
 def limit_exit_time(seconds: float, code: int) -> None:
     """End the process with `code` if threads are still working `seconds` after the interpreter starts to exit, and log
-    that with the handlers that are installed now."""
+    a warning with the handlers that are installed now."""
     given = (seconds, code, tuple(LOGGER.handlers))
     begin = threading.Thread(target=exit_after, args=given, name="policyengine-exit", daemon=True).start
     threading._register_atexit(begin)  # type: ignore[attr-defined]  # `atexit` runs only after all threads ended

@@ -167,8 +167,8 @@ def print_findings(found: Sequence[Diagnostic], files: int) -> None:
 
 
 def collect_footprints(sets: Iterable[tuple[CheckResult, int]]) -> list[MemoryEstimate]:
-    """Return how much memory each key of a history needs at most, in order of position. Policies with errors have no
-    estimate.
+    """Return how much memory each key of a history needs at most, in order of position. Policies with errors are
+    skipped.
     """
     from policyengine.checker.memory_estimate import estimate_memory
 
@@ -186,7 +186,7 @@ def print_footprints(found: Iterable[MemoryEstimate]) -> None:
 
 
 def collect_approval_times(sets: Iterable[tuple[CheckResult, int]]) -> list[DefaultApprovalTime]:
-    """Return the confirms without `within`, in order of position. Policies with errors have none."""
+    """Return the confirms without `within`, in order of position. Policies with errors are skipped."""
     from policyengine.checker.approval_times import default_approval_times
 
     found = (one for checked, _ in sets if checked.kernel is not None for one in default_approval_times(checked.kernel))

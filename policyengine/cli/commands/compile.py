@@ -50,7 +50,7 @@ def compile_policies(
     """Compile policies into one bundle.
 
     The bundle decides as its policies do and loads without parsing and checking them again. The same policies always
-    compile to the same file. It contains the text of the policies, because reasons cite it, but no tests from
+    compile to the same file. The file contains the text of the policies, because reasons cite it, but no tests from
     `…_test.policy`. If PATH is a bundle, it is verified and written again: use this to sign it on another machine.
 
     `--verify` reads every rule of a bundle and compiles the policy texts in it again: the results must be equal.

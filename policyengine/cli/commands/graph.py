@@ -91,9 +91,9 @@ def graph(
 ) -> int:
     """Draw the compiled rules as a tree.
 
-    The drawing shows each endpoint and method, who may call it with which scopes and conditions, and the guards on it,
-    and the orders of calls that profiles declare. Large parts are folded; `--agent`, `--group` and `--endpoint` draw a
-    part of the tree.
+    The drawing shows each endpoint and method, who may call it with which scopes and conditions, its guards, and the
+    orders of calls that profiles declare. Large parts are folded; `--agent`, `--group` and `--endpoint` draw a part of
+    the tree.
 
     \b
     Examples:

@@ -59,7 +59,7 @@ def lint(
     """Find what could be safer or clearer in policies.
 
     The command also reports everything that `check` finds. RULE is a code or a short name: `policyengine explain-code`
-    lists them. A project selects its rules in `policyengine.toml`, and `# lint: allow RULE because …` allows one
+    lists all rules. A project selects its rules in `policyengine.toml`, and `# lint: allow RULE because …` allows one
     finding.
 
     Exit code 0: no errors (warnings are possible); 1: errors, or warnings with --strict.

@@ -266,7 +266,7 @@ def check_options(front: GatewayOptions) -> None:
 
 
 def is_same_base(one: str | None, other: str | None) -> bool:
-    """Return whether links below two URLs are equal."""
+    """Return whether two base URLs give equal links."""
     return approval_url(one, "") == approval_url(other, "")
 
 
@@ -342,8 +342,8 @@ def check_resource(front: GatewayOptions, engine: Engine) -> None:
 
 
 def with_pages(front: GatewayOptions, console: str | None) -> GatewayOptions:
-    """Return the options with the URL of the console that they or the settings name. Raises CommandError, also if the
-    two name different consoles: links in answers are made from the settings."""
+    """Return the options with the URL of the console, which the options or the settings name. Raises CommandError, also
+    if the two name different consoles: links in answers are made from the settings."""
     pages = console or front.approval_pages
     if None not in (console, front.approval_pages) and not is_same_base(console, front.approval_pages):
         message = (

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 EXIT_DIFFERS, EXIT_TAMPERED = 3, 1
 INDENT = "  "
-MAX_OUTCOME_DELAY = timedelta(days=1)  # time after the decision in which its outcome is searched
+MAX_OUTCOME_DELAY = timedelta(days=1)  # how long after a decision its outcome is looked for
 ISSUED_MARK = b'"issued"'
 BEHAVIOR_MARK = b'"behavior"'
 LINES_BETWEEN_TIMES = 1_000
@@ -148,8 +148,8 @@ def read_records(log: Path) -> Iterator[DecisionRecord]:
 
 def _search_log(id: str, log: Path) -> FoundDecision | None:
     """Return the decision, the issuance of its token, and its outcome. One pass finds them, because a token is logged
-    before the client receives it, and an outcome after the decision. Of lines that are neither, only some are parsed,
-    for their times. Return None if the log does not contain the decision.
+    before the client receives it, and an outcome after the decision. Of all other lines, only some are parsed, for
+    their times. Return None if the log does not contain the decision.
     """
     from policyengine.audit import DecisionRecord, OutcomeRecord, TokenEvent, TokenEventKind
 

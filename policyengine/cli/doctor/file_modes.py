@@ -1,5 +1,5 @@
-"""File checks of `policyengine doctor`: the owner of each file, who else can read or write it, and the command that
-fixes it.
+"""File checks of `policyengine doctor`: the owner of each file, who else can read or write the file, and the command
+that prevents this.
 """
 
 from __future__ import annotations

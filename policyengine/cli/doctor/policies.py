@@ -71,8 +71,8 @@ def policies_result(engine: Engine, paths: Sequence[Path]) -> DoctorResult:
 
 
 def check_absences(plan: ServePlan, engine: Engine) -> Iterator[DoctorResult]:
-    """Report conditions that the gateway of an open adapter leaves unknown, and facts that it never sends. Raises
-    CommandError.
+    """Report conditions that the gateway of an enabled adapter leaves unknown, and facts that this gateway never sends.
+    Raises CommandError.
     """
     from policyengine.cli.absence_warnings import (
         ABSENCE_HINT,

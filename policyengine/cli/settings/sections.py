@@ -53,7 +53,7 @@ class SettingTraits:
 
 
 def setting(default: str, description: str, *, value: Any = None, alias: str | None = None, **traits: Any) -> Any:
-    """Return a field with its documentation. `value` is its value if the setting is not set."""
+    """Return a field with its documentation. `value` is the value of the field if the setting is not set."""
     extra: Any = {"traits": SettingTraits(default, **traits)}
     return Field(default=value, description=description, alias=alias, json_schema_extra=extra)
 

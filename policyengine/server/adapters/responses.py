@@ -54,8 +54,8 @@ class HttpVerdict(NamedTuple):
 
 
 async def decide_for_gateway(engine: EngineInterface, question: Mapping[str, object]) -> HttpVerdict:
-    """Decide and spend. An invalid question, or a question that is refused because too many others wait, is answered
-    with a problem.
+    """Decide and spend. An invalid question, or a question that is refused because too many other questions wait, is
+    answered with a problem.
     """
     try:
         asked = Question.of(question)
@@ -164,7 +164,8 @@ def identity_headers(decision: Decision) -> HeaderPairs:
 
 
 def escape_header(name: str | None) -> str:
-    """Return the name in visible ASCII, percent-encoded otherwise, so that different names stay different."""
+    """Return the name in visible ASCII; other characters are percent-encoded, so that different names stay
+    different."""
     if not name or PLAIN_NAME(name):
         return name or ""
     return quote(name, safe=SAFE_CHARACTERS)

@@ -214,8 +214,8 @@ class AuthzenAdapter:
         return AuthzenResult(decision, code, words)
 
     def deny_undeclared_spending(self, decision: Decision, words: str) -> AuthzenResult:
-        """Turn an allow into a denial if the question does not say whether it spends: otherwise limits would silently
-        not count it.
+        """Turn an allow into a denial if the question does not say whether it spends, because limits would otherwise
+        silently not count the request.
         """
         rule = next(one.rule for one in decision.obligations if one.kind == CONSUME)
         why = f"the answer would spend (`{rule}`), but the question does not say whether it may: "

@@ -93,7 +93,7 @@ class McpEvaluations:
 
     def stated(self, asked: AccessEvaluation) -> str | None:
         """Return the server that the evaluation names: in the context, as a property of its resource, or by the ID of
-        the server itself. Raises UnmappedError if it names several, or something that is not a name.
+        the server itself. Raises UnmappedError if it names several servers, or something that is not a name.
         """
         given = [asked.context.get(SERVER), asked.resource.properties.get(SERVER)]
         if asked.resource.type == SERVER_TYPE:

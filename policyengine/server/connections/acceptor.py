@@ -2,8 +2,8 @@
 and loses none when it closes.
 
 A listener that closes resets the connections in its queue. On Linux, the listener therefore makes the kernel drop new
-connection attempts before it closes: such a client tries again a second later and is then refused. Every connection
-that is already queued is accepted.
+connection attempts before it closes: a client whose attempt was dropped tries again a second later and is then refused.
+Every connection that is already queued is accepted.
 """
 
 from __future__ import annotations

@@ -140,7 +140,7 @@ class ConnectionTable:
     def enter(self, connection: ClientConnection) -> None:
         self.connections.discard(connection)  # uvicorn may already have added the connection, without making room
         over = len(self.connections) + 1 - self.bounds.connections
-        if over > 0:  # other connections that were accepted at the same time have entered
+        if over > 0:  # connections that were accepted at the same time have already entered the table
             self.make_room(over)
         self.connections.add(connection)
         connection.spare = len(self.connections) > self.bounds.connections

@@ -66,8 +66,8 @@ class CookieSeal:
         return urlsafe_b64encode(nonce + AESGCM(self.key).encrypt(nonce, text, purpose.encode())).decode("ascii")
 
     def open(self, purpose: str, sealed: str | None) -> dict[str, str] | None:
-        """Return the values; None if they were not sealed by this process for this purpose. `exp` is the time when they
-        expire."""
+        """Return the values; None if they were not sealed by this process for this purpose. The value `exp` is the time
+        when the values expire."""
         if sealed is None:
             return None
         try:

@@ -38,8 +38,8 @@ class LoginSettings:
 class ConsoleOptions:
     """The options of the console. Without `login`, people sign in with links from the terminal, as `link_user`. `view`,
     `approve` and `halt` are rules for roles. `announce` is called with the URL of the console and, with links, with
-    each link that signs in. `link_issuer` is the issuer whose user the person with a link is for approvals; without it,
-    that person may answer none.
+    each link that signs in. A person with a link answers approvals as the user `link_user` of `link_issuer`; without
+    `link_issuer`, that person may answer none.
     """
 
     port: int

@@ -70,7 +70,7 @@ def has_item(found: object, value: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class RoleRules:
-    """The rules of all roles. A person with another role may also view."""
+    """The rules of all roles. A person with any other role may also view the pages."""
 
     rules: Mapping[ConsoleRole, tuple[RoleRule, ...]]
 

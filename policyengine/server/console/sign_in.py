@@ -1,7 +1,7 @@
 """Signs people in and out: at an issuer of the policy, or with a link from the terminal.
 
 Following a link changes nothing on the server: starting a sign-in only sets a cookie of the browser, and a link from
-the terminal shows a button. So a program that fetches links to preview them cannot spend one.
+the terminal shows a button. So a program that fetches links to preview them cannot use up a link.
 """
 
 from __future__ import annotations

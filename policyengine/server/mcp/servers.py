@@ -20,8 +20,8 @@ class McpServer:
     """An MCP server: its name in policies, the paths and hosts at which the gateway serves it, and its own URL.
 
     Without `hosts`, the paths belong to the server at every host. `validates_headers` means that the server is expected
-    to refuse requests whose headers and body differ; it is asked at `url` whether it does, with the bearer token in
-    `token_file`. `resource` is its public URL, the audience of its tokens.
+    to refuse requests whose headers and body differ; it is probed at `url`, with the bearer token in `token_file`.
+    `resource` is its public URL, the audience of its tokens.
     """
 
     name: str
@@ -70,8 +70,8 @@ class McpServerTable:
 
     def find(self, target: RequestTarget) -> McpServer | None:
         """Return the server that receives MCP messages with this request; None for every other request, and for a path
-        without a canonical spelling, which is denied as such. Raises RequestError if only the host, which the gateway
-        does not send, distinguishes the servers.
+        without a canonical spelling, which is denied for that reason. Raises RequestError if only the host, which the
+        gateway does not send, distinguishes the servers.
         """
         if not self.servers or target.method != POST:
             return None

@@ -21,7 +21,7 @@ LIFTING_EXAMPLE = {"id": "3f9a1c20b7de", "reason": "it was fixed", "at": "2026-0
 
 
 class HaltScopeModel(BaseModel):
-    """Which requests a halt covers: everything, or those that match all other members."""
+    """Which requests a halt covers: all requests, or those that match all other members."""
 
     everything: Literal[True] | None = None
     agent: Annotated[str | None, Field(description="an agent anywhere in the chain; `*` is any text")] = None

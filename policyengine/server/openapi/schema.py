@@ -436,7 +436,7 @@ class Observing(BaseModel):
 
 
 class HaltNumbers(BaseModel):
-    """The halts in effect; `unreadable` means that halts cannot be read, so that the latest known ones stay in
+    """The halts in effect; `unreadable` means that halts cannot be read, so that the latest known halts stay in
     effect."""
 
     in_effect: int

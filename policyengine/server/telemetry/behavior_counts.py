@@ -1,4 +1,4 @@
-"""Publishes what one worker knows of the behavior of callers."""
+"""Publishes what one worker knows about the behavior of callers."""
 
 from __future__ import annotations
 
@@ -60,7 +60,8 @@ def publish_behavior(tally: ServerCounters, engine: Engine) -> None:
 
 def publish_conditions(tally: ServerCounters, conditions: ConditionWatch) -> None:
     """Publish the number of requests that each condition would have hit in observe mode, by whether the policies
-    allowed them, and for which it was unknown. Conditions with the same labels are counted together."""
+    allowed them, and the number of requests for which the condition was unknown. Conditions with the same labels are
+    counted together."""
     shown: Counter[tuple[str, str, str]] = Counter()
     for number, hits in enumerate(conditions.hits):
         labels = (OTHER, OTHER) if number >= MAX_CONDITIONS else condition_labels(hits.condition)

@@ -107,8 +107,8 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """Formats an event as one JSON object with `time`, `level`, `event` (a stable name; `log` for an event without
-    one), `message`, `revision`, `request_id` …
+    """Formats an event as one JSON object with `time`, `level`, `event` (a stable name; `log` for an event without a
+    name), `message`, `revision`, `request_id` …
     """
 
     def __init__(self, revision: Revision) -> None:

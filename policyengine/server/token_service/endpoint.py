@@ -70,8 +70,8 @@ class FormSender:
 
     @property
     def itself(self) -> Operator | None:
-        """The operator. None if a gateway forwards a client's credentials together with its own token, because then the
-        client is the sender.
+        """The operator, or None if a gateway forwards a client's credentials together with its own token, because then
+        the client is the sender.
         """
         return self.operator if self.credentials.empty else None
 

@@ -49,7 +49,7 @@ def format_day(day: int) -> str:
 
 
 def describe_model(model: BehaviorModel) -> dict[str, Any]:
-    """Return the digest, the number and the time of a model as JSON; no time before the first model."""
+    """Return the digest, the number and the time of a model as JSON; before the first model, the time is null."""
     serial, made = model.content.serial, model.content.made
     return {
         "model": model.digest, "model_number": serial, "model_learned": format_milliseconds(made) if serial else None,

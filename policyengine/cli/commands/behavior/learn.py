@@ -308,7 +308,7 @@ def show_learned(
 
 
 def class_table(classes: Sequence[ClassSummary]) -> list[list[str]]:
-    """Return a table of classes, with its heads."""
+    """Return a table of classes, with headings."""
     heads = ["class", "issuer", "callers", "ready", "runs", "endpoints", "margins", "burst"]
     rows = [
         [one.group or "-", one.issuer or "-", f"{one.callers:,}", f"{one.ready:,}", f"{one.model.runs:,}",

@@ -1,4 +1,4 @@
-"""The warnings of `behavior learn`: decisions that were left out, and marks of attacks and wrong clocks in the log."""
+"""The warnings of `behavior learn`: decisions that were left out, and signs of attacks and wrong clocks in the log."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_JUMPS = 3  # jumps that are reported
 
 
 def warn_of_gaps(counts: LogTally, known: LearningPolicies, state: BehaviorState) -> None:
-    """Warn of decisions that were left out, and of profiles that are not known, on stderr."""
+    """Warn on stderr about decisions that were left out, and about profiles that are not known."""
     screen = Screen(sys.stderr)
     left_out: Mapping[str, int] = {
         "do not state the class of their caller: name the policies with `--policies`": counts.unknown,
@@ -40,7 +40,7 @@ def warn_of_gaps(counts: LogTally, known: LearningPolicies, state: BehaviorState
 
 
 def jump_listener(jumps: list[DayJump]) -> ModelListener:
-    """Return a listener of a state that adds each jump of the days to a list."""
+    """Return a listener for a state, which adds each jump of the days to a list."""
     from policyengine.behavior.model_watch import find_jump
 
     def listen(before: BehaviorModel, model: BehaviorModel, rows: object, settings_of: SettingsOf) -> None:
@@ -52,7 +52,8 @@ def jump_listener(jumps: list[DayJump]) -> ModelListener:
 
 
 def warn_of_attacks(state: BehaviorState, known: LearningPolicies, jumps: Sequence[DayJump]) -> None:
-    """Warn of margins that an attack in the log may have caused, and of times that a wrong clock may have caused."""
+    """Warn about margins that an attack in the log may have caused, and about times that a wrong clock may have
+    caused."""
     from policyengine.behavior.model_watch import describe_margins, format_day, high_classes
 
     screen, model = Screen(sys.stderr), state.model

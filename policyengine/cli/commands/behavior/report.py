@@ -80,10 +80,10 @@ def report(
 
     The logs are read in order of time, as an engine learns from decisions; logs that were written before any policy
     read learned facts can be read, too. For each `when behavior.…` of the policies, the report says which requests,
-    callers and days it would have hit. It also compares the declared and the observed rate of false alarms, and shows
-    levels, trust, new endpoints and the callers with the most alarms. Without policies, the report has no conditions,
-    and uses the classes that the log names. `-o` writes a page that loads nothing and has no scripts; only the owner of
-    the file may read it.
+    callers and days the condition would have hit. The report also compares the declared and the observed rate of false
+    alarms, and shows levels, trust, new endpoints and the callers with the most alarms. Without policies, the report
+    has no conditions, and uses the classes that the log names. `-o` writes a page that loads nothing and has no
+    scripts; only the owner of the file may read it.
 
     \b
     Exit codes:

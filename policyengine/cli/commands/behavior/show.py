@@ -73,10 +73,11 @@ def show(
     """Show what is known about the behavior of callers.
 
     Without a caller, the command prints a table of all callers; with a caller, it prints everything that is known about
-    the caller and its class. While a server runs, this is the state that it saved last, at most a minute ago. Names of
-    endpoints are not stored: with `--policies`, endpoints that the policies declare are shown by name.
+    the caller and its class. While a server runs, the command shows the state that the server saved last, at most a
+    minute ago. Names of endpoints are not stored: with `--policies`, endpoints that the policies declare are shown by
+    name.
 
-    A store contains no names of callers. Without a caller, the command prints a table of the classes in the store.
+    A store contains no names of callers, so without a caller, the command prints a table of the classes in the store.
 
     \b
     Exit codes:

@@ -26,7 +26,7 @@ from policyengine.cli.output.terminal import OutputFormat, Screen, print_json, s
 from policyengine.plurals import pluralize
 from policyengine.time_formats import format_duration
 
-MAX_SHOWN = 10  # keys of damaged callers; the JSON has all
+MAX_SHOWN = 10  # maximum number of shown keys of damaged callers; JSON has all keys
 
 if TYPE_CHECKING:
     from policyengine.behavior.model import BehaviorModel
@@ -74,7 +74,7 @@ def show_classes(
     *,
     as_json: bool,
 ) -> None:
-    """Print the classes in a store, and warn of the keys of its damaged callers, which are left out."""
+    """Print the classes in a store, and warn about its damaged callers, which are left out, by their keys."""
     total = sum(one.callers for one in classes)
     if damaged:
         Screen(sys.stderr).warn(describe_damaged(damaged))

@@ -1,1 +1,1 @@
-"""The commands of `policyengine halt`: each halts requests, lists halts or lifts them."""
+"""The commands of `policyengine halt`, which halt requests, list halts and lift halts."""

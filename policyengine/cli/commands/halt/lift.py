@@ -32,7 +32,7 @@ def lift(
     by: OperatorName = None,
     format: TextOrJson = OutputFormat.TEXT,
 ) -> int:
-    """Lift a halt before its end. Every process follows within a second.
+    """Lift a halt before its end. The halt ends in every process within a second.
 
     \b
     Exit codes:

@@ -61,7 +61,7 @@ def halt(
 
     Every process that uses the store or the file denies such requests within a second, at the gate `halted`. Names
     match without regard to letter case, and `*` stands for any text. `policyengine halt list` lists the halts, and
-    `policyengine halt lift ID --reason TEXT` lifts one before its end. A server checks that its policies know an
+    `policyengine halt lift ID --reason TEXT` lifts a halt before its end. A server checks that its policies know an
     issuer or a package; a store and a file do not know the policies.
 
     \b

@@ -135,8 +135,8 @@ def check_review_options(
 
 
 def check_reviewed_server(server: str, paths: Sequence[Path], pinned: Collection[str]) -> None:
-    """Check that the policies or the pins know the server, because every tool of another name would look new. Policies
-    that cannot be loaded know no server. Raises CommandError."""
+    """Check that the policies or the pins name the server, because every tool of an unknown server would look new.
+    Policies that cannot be loaded name no server. Raises CommandError."""
     if server in pinned:
         return
     try:
@@ -194,7 +194,7 @@ class ToolSource:
 
 @dataclass(frozen=True, slots=True)
 class ReviewSession:
-    """One run of the command: the tools to review, and the pins before it."""
+    """One run of the command: the tools to review, and the pins before the run."""
 
     server: str
     before: PinSet
@@ -224,7 +224,7 @@ class ReviewSession:
         return list(accepted.values())
 
     def show(self, accepted: list[ToolReview], *, ask: bool) -> list[ToolReview]:
-        """Print the reviews; if wanted, ask about each, and return those that are accepted."""
+        """Print the reviews and, if `ask` is true, ask about each of them. Return the accepted reviews."""
         screen, others = Screen(), self.others
         for note in self.notes:
             Screen(sys.stderr).warn(note)

@@ -32,7 +32,7 @@ async def answer_counts(visit: ConsoleVisit) -> Response:
 
 
 def count_traffic(console: ConsoleContext) -> dict[str, int]:
-    """Return the number of decisions by outcome since the server started, of all workers."""
+    """Return how many decisions all workers have made since the server started, by outcome."""
     counts = dict.fromkeys(OUTCOMES, 0)
     for key, numbers in console.tally.total().items():
         if key[0] == "decisions" and key[2] in counts:
