@@ -138,7 +138,7 @@ RUN = [page for page in PAGES if any(block.language in ("console", "python") for
 def test_commands_print_what_the_page_shows(
     page: Path, servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    served = servers(page)
+    served = servers(page) if SERVED in page.read_text(encoding="utf-8") else SERVED
     of_an_example = page.parent.parent == EXAMPLES
     if of_an_example or "policies/examples" in page.read_text(encoding="utf-8"):
         copy_examples(tmp_path)

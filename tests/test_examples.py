@@ -28,7 +28,7 @@ from tests.pages import CHECKOUT, EXAMPLES, blocks, commands
 FOLDERS = sorted(path for path in EXAMPLES.iterdir() if path.is_dir())
 FILES = sorted(EXAMPLES.rglob("*.policy"))
 GATES = set(Gate) - {Gate.FAILURE, Gate.HALTED}  # an operator halts, and no example does
-MUTANTS = examples(40, 10_000)  # of one example: in `make test-deep` all of them
+MUTANTS = examples(16, 10_000)  # of one example: in `make test-deep` all of them
 each = pytest.mark.parametrize("folder", [pytest.param(folder, id=folder.name) for folder in FOLDERS])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,9 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@cache
 def reported(*logs: Path, text: str | None = LEARNING, **options: int) -> BehaviorReport:
+    """Return the report, which is made once for each log: no test changes a log after its report."""
     return BehaviorReporter(None if text is None else Engine.from_text(text), logs, **options).report()
 
 

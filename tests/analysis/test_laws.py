@@ -27,8 +27,8 @@ from tests.generate import kernel_of
 from tests.generate.asking import Setting, askings, setting
 
 SEEDS = range(7)  # `make test-deep` tries hundreds of changes
-QUESTIONS = 60
-SAMPLES = 60
+QUESTIONS = 30
+SAMPLES = 30
 
 
 @lru_cache(maxsize=len(SEEDS))
@@ -124,7 +124,7 @@ def test_reordered_or_split_declarations_are_proved_the_same(seed: int) -> None:
         assert diff.proved
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_a_widening_is_a_narrowing_in_the_opposite_direction(seed: int) -> None:
     found, new = pair(seed)
     there, back = compare(found.kernel, new, samples=0), compare(new, found.kernel, samples=0)

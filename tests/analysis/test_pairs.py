@@ -11,7 +11,7 @@ from policyengine.analysis import Diff, compare
 from policyengine.engine import Engine
 from policyengine.runtime.decision import Outcome
 
-SAMPLES = 100
+SAMPLES = 40
 BASE = """
 enum plan = free < team < enterprise
 entity team in team

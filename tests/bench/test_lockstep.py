@@ -7,7 +7,7 @@ from bench.lockstep_traffic import BEGAN, DAY, SPARSE, make_sparse
 def test_the_section_reports_farms_decoys_and_targets(monkeypatch):
     monkeypatch.setattr(lockstep, "in_child", lambda _name, _timeout, arguments: lockstep.measure(**arguments))
     monkeypatch.setattr(lockstep, "KEYS", 2_000)
-    monkeypatch.setattr(lockstep, "EVENTS", 100_000)
+    monkeypatch.setattr(lockstep, "EVENTS", 50_000)
     monkeypatch.setattr(lockstep, "SMALL", 1_200)
     monkeypatch.setattr(lockstep, "COMMON", (12,))
     found = lockstep.run(lambda _: None)

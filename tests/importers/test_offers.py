@@ -230,7 +230,7 @@ def test_a_broken_list_is_reported_with_its_place(tmp_path, lists, told):
 
 @scaled
 def test_the_largest_lists_are_imported(tmp_path):
-    count = examples(1_000, 5_000)
+    count = examples(400, 5_000)
     brought(
         tmp_path,
         resources=[{"uri": f"x://{i}"} for i in range(count)],

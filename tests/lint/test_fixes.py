@@ -180,7 +180,7 @@ LEFT_BEHIND = (
 
 @given(seed=st.integers(0, 2**32), extra=st.lists(st.sampled_from(LEFT_BEHIND), min_size=1, unique=True))
 @scaled
-@settings(max_examples=examples(6, 48))
+@settings(max_examples=examples(4, 48))
 def test_fixing_a_generated_policy_keeps_its_kernel(seed: int, extra: list[str]) -> None:
     """Its declarations and what is left behind stand in any order; what means nothing goes, and nothing else."""
     chance = random.Random(seed)

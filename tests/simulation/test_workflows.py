@@ -24,7 +24,7 @@ def test_the_same_seed_gives_the_same_ordered_traffic(name):
 
 @pytest.mark.parametrize("name", WORKFLOWS)
 def test_a_workflow_generates_about_the_expected_count(name):
-    how = plan(rate=1, seconds=86_400, callers=10)
+    how = plan(rate=0.25, seconds=86_400, callers=10)
     assert len(times(name, how)) == pytest.approx(expected_count(name, how), rel=0.05)
 
 

@@ -113,7 +113,7 @@ def test_forall_tries_unknown_learned_facts() -> None:
     """A request with an unknown fact is denied: no counterexample to that exists."""
     found = checked('forall request where behavior.error_rate >= 0.5 and request.method == "POST" => not allow')
     assert found.kernel is not None
-    (result,) = try_properties(found.properties, found.kernel)
+    (result,) = try_properties(found.properties, found.kernel, examples=40)
     assert result.status is ResultStatus.PASSED
 
 

@@ -162,7 +162,7 @@ def test_drawn_requests_start_with_empty_limits() -> None:
       forall request where request.path == "/a" => not throttle
       forall request where request.path == "/refunds" and body.amount > 100 => not allow }}""")
     assert found.kernel is not None
-    assert [one.status for one in try_properties(found.properties, found.kernel)] == [
+    assert [one.status for one in try_properties(found.properties, found.kernel, examples=40)] == [
         ResultStatus.PASSED,
         ResultStatus.PASSED,
     ]

@@ -44,6 +44,7 @@ test "later" { skip "waits for the shop" GET /shop => allow }
 test "islands" { forall request where user.tenant != resource.tenant => not allow }
 """
 PLUGIN = ("-p", "policyengine.testing.pytest.plugin", "-p", "no:cacheprovider", "-p", "no:unraisableexception")
+FEW = ("--policies-examples", "25")
 ITEMS = [
     'shop_test.policy::clerk\'s orders::1 GET /orders/1 { resource.tenant: "a" }',
     'shop_test.policy::clerk\'s orders::2 GET /orders/2 { resource.tenant: "b" }',
@@ -61,7 +62,8 @@ def shop(pytester: pytest.Pytester) -> pytest.Pytester:
 
 
 def ran(shop: pytest.Pytester, *options: str) -> pytest.RunResult:
-    return shop.runpytest_inprocess(*PLUGIN, *options)
+    """Run the tests; claims are tried with fewer requests than by default, unless `options` say how many."""
+    return shop.runpytest_inprocess(*PLUGIN, *FEW, *options)
 
 
 def broken(shop: pytest.Pytester, sound: str, other: str, file: str = "shop.policy") -> None:
@@ -140,7 +142,7 @@ def test_exit_first_stops_after_the_first_failure(shop: pytest.Pytester) -> None
 
 def test_a_failed_claim_prints_a_counterexample_test(shop: pytest.Pytester) -> None:
     broken(shop, "require user.tenant == resource.tenant", "audit full")
-    result = ran(shop, "--policies", "-k", "islands")
+    result = shop.runpytest_inprocess(*PLUGIN, "--policies", "-k", "islands")
     result.assert_outcomes(failed=1, deselected=4)
     result.stdout.fnmatch_lines(['    test "islands: counterexample to 1" {', "*GET /orders/1 => not allow"])
 
@@ -219,24 +221,24 @@ def test_the_examples_on_the_page_run(shop: pytest.Pytester) -> None:
 # ── The fixture ───────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize(
-    "inside",
-    [
-        'def test_a(policy): assert policy("shop.policy").allows("GET /health")',
-        '@pytest.mark.policy("shop.policy")\ndef test_a(policy): assert policy.allows("GET /health")',
-        'def test_a(policy): assert policy("shop.policy").decide("GET /x").outcome == "deny"',
-        'def test_a(policy): assert policy("shop.policy").engine.packages == ("shop",)',
-        'def test_a(policy): assert not policy("shop.policy").allows({"request": {"method": "GET", "path": "/x"}})',
-        'def test_a(policy): assert policy("shop.policy").allows(request={"method": "GET", "path": "/health"})',
-        'def test_a(policy): assert policy("shop.policy").allows("GET /health", request={"ip": "10.0.0.1"})',
-        'def test_a(policy): assert not policy("shop.policy").allows("GET /orders/1", agent="clerk", user="ann")',
-        'def test_a(policy): assert not policy("shop.policy").allows("TOOL mail/send")',
-        'def test_a(policy): assert not policy("shop.policy").allows(\'ACTION view order "1"\')',
-    ],
-)
-def test_the_policy_fixture_decides_requests(shop: pytest.Pytester, inside: str) -> None:
-    shop.makepyfile(f"import pytest\n{inside}")
-    ran(shop).assert_outcomes(passed=1)
+FIXTURE_TESTS = [
+    'def test_{}(policy): assert policy("shop.policy").allows("GET /health")',
+    '@pytest.mark.policy("shop.policy")\ndef test_{}(policy): assert policy.allows("GET /health")',
+    'def test_{}(policy): assert policy("shop.policy").decide("GET /x").outcome == "deny"',
+    'def test_{}(policy): assert policy("shop.policy").engine.packages == ("shop",)',
+    'def test_{}(policy): assert not policy("shop.policy").allows({"request": {"method": "GET", "path": "/x"}})',
+    'def test_{}(policy): assert policy("shop.policy").allows(request={"method": "GET", "path": "/health"})',
+    'def test_{}(policy): assert policy("shop.policy").allows("GET /health", request={"ip": "10.0.0.1"})',
+    'def test_{}(policy): assert not policy("shop.policy").allows("GET /orders/1", agent="clerk", user="ann")',
+    'def test_{}(policy): assert not policy("shop.policy").allows("TOOL mail/send")',
+    'def test_{}(policy): assert not policy("shop.policy").allows(\'ACTION view order "1"\')',
+]
+
+
+def test_the_policy_fixture_decides_requests(shop: pytest.Pytester) -> None:
+    tests = [text.replace("{}", str(number), 1) for number, text in enumerate(FIXTURE_TESTS)]
+    shop.makepyfile("\n".join(["import pytest", *tests]))
+    ran(shop).assert_outcomes(passed=len(FIXTURE_TESTS))
 
 
 def test_the_policy_fixture_reads_the_policy_paths_setting(shop: pytest.Pytester) -> None:

@@ -127,7 +127,7 @@ def asked(case: Case) -> CaseTrace:
 
 
 SEEDS = pytest.mark.parametrize(
-    "seeds", [range(start, start + 10) for start in range(0, examples(20, 40), 10)], ids=str
+    "seeds", [range(start, start + 10) for start in range(0, examples(10, 40), 10)], ids=str
 )
 
 

@@ -257,9 +257,9 @@ def test_an_explanation_of_an_untried_mutant_is_not_stale() -> None:
 
 def test_several_processes_report_the_same_as_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     policy, done = example("delegation"), []
-    alone = mutate(policy)
+    alone = mutate(policy, limit=24)
     monkeypatch.setattr(run, "MIN_PARALLEL_FAULTS", 1)
     monkeypatch.setattr(run, "_run_here", lambda *_: pytest.fail("they ran in this process"))
-    together = mutate(policy, jobs=2, progress=lambda: done.append(1))
+    together = mutate(policy, limit=24, jobs=2, progress=lambda: done.append(1))
     assert together.to_dict() == alone.to_dict()
     assert len(done) == len(alone.outcomes)

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from policyengine.diagnostics.model import format_location
-from policyengine.evaluator import is_compiled
 from policyengine.testcases import Case
 from policyengine.testing import ResultStatus, collect, run
 from policyengine.testing.properties import ClaimVerdict, HypothesisMissingError, PropertyResult, try_properties
 from tests import forking
+from tests.depth import examples as sized
+from tests.depth import scaled
 from tests.testing.properties.trials import OF_PAYMENTS, PAYMENTS, checked, tried, with_hole
 
 BROKEN = with_hole((PAYMENTS,), "  require same_tenant\n", "  audit full\n")
@@ -56,7 +57,7 @@ def test_a_true_claim_passes_after_the_requested_number_of_examples() -> None:
 
 
 def test_a_claim_about_impossible_requests_is_undecided_and_does_not_pass() -> None:
-    result = one("forall request where request.size > 5 and request.size < 3 => deny", examples=50)
+    result = one("forall request where request.size > 5 and request.size < 3 => deny", examples=20)
     assert (result.verdict, result.ok, result.examples) == (ClaimVerdict.UNDECIDED, False, 0)
     assert result.drawn > 0
     assert "0 of " in result.in_short
@@ -79,12 +80,12 @@ def test_different_seeds_try_different_requests() -> None:
 
 
 def test_claims_of_one_test_are_tried_separately() -> None:
-    results = tried(
-        BROKEN, f'{OF_PAYMENTS}test "c" {{ {ISLANDS} forall request where user.id is absent => not confirm }}'
-    )
+    claims = f'{OF_PAYMENTS}test "c" {{ {ISLANDS} forall request where user.id is absent => not confirm }}'
+    results = tried(BROKEN, claims, examples=30)
     assert [(r.prop.number, r.verdict) for r in results] == [(1, ClaimVerdict.FAILED), (2, ClaimVerdict.PASSED)]
 
 
+@scaled
 @pytest.mark.parametrize(
     ("claim", "verdict"),
     [
@@ -99,7 +100,7 @@ def test_claims_of_one_test_are_tried_separately() -> None:
     ],
 )  # fmt: skip
 def test_any_expectation_can_be_claimed(claim: str, verdict: ClaimVerdict) -> None:
-    result = one(f"forall request {claim}")
+    result = one(f"forall request {claim}", examples=sized(40, 200))
     assert result.verdict is verdict, result.render()
 
 
@@ -119,7 +120,7 @@ def test_given_facts_are_never_changed_in_counterexamples() -> None:
 
 
 def test_a_fact_given_as_absent_is_never_drawn() -> None:
-    result = one("use office given request.size absent forall request where request.size > 0 => deny", examples=40)
+    result = one("use office given request.size absent forall request where request.size > 0 => deny", examples=20)
     assert (result.verdict, result.examples) == (ClaimVerdict.UNDECIDED, 0)
 
 
@@ -208,7 +209,8 @@ def test_the_page_shows_the_printed_output() -> None:
     [shown] = re.findall(r"^```text\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
     found = checked(policy)
     assert found.kernel is not None
-    assert [one.verdict for one in try_properties(found.properties, found.kernel)] == [ClaimVerdict.PASSED] * 2
+    verdicts = [one.verdict for one in try_properties(found.properties, found.kernel, examples=30)]
+    assert verdicts == [ClaimVerdict.PASSED] * 2
     [guard] = re.findall(r"^guard .*?^}$", policy, re.DOTALL | re.MULTILINE)
     without = checked(policy.replace(guard, ""))
     assert without.kernel is not None
@@ -250,11 +252,11 @@ def test_claims_write_no_files_into_the_working_folder(tmp_path: Path, monkeypat
     )
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("HYPOTHESIS_STORAGE_DIRECTORY", raising=False)
-    # In a process of its own: the one that `ran` forks has read the modules, and does not write the cache again.
-    done = subprocess.run(
-        [sys.executable, "-c", forking.COMMAND, "test", "."], cwd=folder, capture_output=True, text=True, check=True
-    )
+    # Hypothesis reads the source of modules and caches what it finds: here that of one which no process has read yet.
+    (tmp_path / "unread.py").write_text("NUMBER = 4_711\n")
+    unread = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import unread; del sys.path[0]; {forking.COMMAND}"
+    command = forking.code("claims", unread)
+    done = subprocess.run([*command, "test", "."], cwd=folder, capture_output=True, text=True, check=True)
     assert done.stdout == "1 passed\n"
     assert [file.name for file in folder.iterdir()] == ["a.policy"]
-    if not is_compiled():  # hypothesis reads the source of modules, and caches what it finds
-        assert (tmp_path / "cache" / "policyengine" / "hypothesis").is_dir()
+    assert (tmp_path / "cache" / "policyengine" / "hypothesis").is_dir()
