@@ -406,7 +406,7 @@ def run(code: str, arguments: list[str], folder: str, environment: dict[str, str
         status = -signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
     finally:
         for one in (sys.stdout, sys.stderr):
-            with suppress(OSError):
+            with suppress(OSError, ValueError):  # the latter if the program has closed it
                 one.flush()
         if status < 0:  # as Python itself exits then
             signal.signal(-status, signal.SIG_DFL)

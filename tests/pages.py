@@ -11,9 +11,10 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
-from tests.forking import commands as commands_at_once
+from tests import forking
 
 CHECKOUT = Path(__file__).parent.parent
 EXAMPLES = CHECKOUT / "policies" / "examples"
@@ -71,9 +72,22 @@ def commands(block: Block) -> list[Command]:
     return [Command(command, printed) for command, _, printed in (one.partition("\n") for one in rest)]
 
 
+@cache
+def forked_tools() -> tuple[Path, ...]:
+    """Return the folder of our commands and of a `python3` that has imported our modules: scripts on pages, and the MCP
+    servers that pages start, would import them for a second each. Empty if processes cannot be forked."""
+    folder = forking.commands()
+    if folder is None:
+        return ()
+    python = folder / "python3"
+    if not python.exists():
+        python.symlink_to(forking.python())
+    return (folder,)
+
+
 def ran(command: str, folder: Path, served: str = SERVED) -> str:
     """Run a command in a folder, with our commands first on the path, and return the output of both streams."""
-    tools = [*([forked] if (forked := commands_at_once()) else []), Path(sys.executable).parent]
+    tools = [*forked_tools(), Path(sys.executable).parent]
     path = os.pathsep.join([*map(str, tools), os.environ["PATH"]])
     environment = {**os.environ, "PATH": path, "NO_COLOR": "1", "no_proxy": "*"}
     done = subprocess.run(
