@@ -14,7 +14,7 @@ from tests.analysis.faults import BASE, FAULTS, HARMLESS, Fault, harmless_text, 
 
 # One or two of each kind, those that are cheap; `make test-deep` tries all.
 QUICK_FAULTS = [one for one in FAULTS if one.kind in ("confirms", "budgets", "rates", "attesters", "obligations")][::4]
-QUICK_HARMLESS = HARMLESS[::16]
+QUICK_HARMLESS = HARMLESS[::8]
 
 
 def kernel(text: str) -> k.Kernel:
@@ -74,7 +74,7 @@ def is_right(edit: Edit, said: str) -> bool:
 
 @pytest.mark.parametrize(
     "edit",
-    [one for one in EDITS if one.example != "delegation"][::23],
+    [one for one in EDITS if one.example != "delegation"][::14],
     ids=lambda one: f"{one.example}: {one.texts[1][:40]}",
 )
 def test_an_edit_of_an_example_is_classified_by_its_effect(edit: Edit, tmp_path: Path) -> None:
