@@ -31,7 +31,7 @@ def test_a_pasted_counterexample_makes_the_generated_request_and_fails_again(see
     head = texts[0].partition("\n")[0] + "\n"
     assert head.startswith("package ")
     head += "".join(f"{line}\n" for line in texts[0].splitlines()[1:4] if line.startswith("import "))
-    broken = [one for one in tried(texts, head + CLAIMS, seed, examples=8) if one.text is not None]
+    broken = [one for one in tried(texts, head + CLAIMS, seed, examples=20) if one.text is not None]
     assert broken  # some of the claims contradict each other
     pasted = checked(*texts, head + "\n".join(str(one.text) for one in broken))
     assert pasted.kernel is not None
