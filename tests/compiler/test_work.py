@@ -29,14 +29,16 @@ from tests.generate.requests import approved
 from tests.spec.deciding import NOW, bot, directory, kernel, question, spending
 from tests.spec.test_work import HEAD, PAIRS, asked, guard, ints, steps
 
-POLICIES, QUESTIONS = examples(8, 16), examples(26, 40)
+POLICIES, QUESTIONS = examples(4, 16), examples(26, 40)
 
 
 @scaled
-@pytest.mark.parametrize("most", [5, 60, 500, 5_000])
-def test_any_question_is_decided_as_specified_whatever_the_limit(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("most", "first"), [(5, 12), (60, 12), (500, 5_000), (5_000, 5_000)])
+def test_any_question_is_decided_as_specified_whatever_the_limit(
+    most: int, first: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(work, "MAX_STEPS", most)
-    tally = hold_steps(range(most, most + POLICIES), QUESTIONS, longest=most // 5)
+    tally = hold_steps(range(first, first + POLICIES), QUESTIONS, longest=most // 5)
     assert min(tally["within"], tally["counted"], tally["not counted"]) > 10
     assert tally["exceeded"] > 2
 
@@ -228,7 +230,7 @@ HOPS = {
     "an empty name": {"agent": "", "groups": []},
     "another name": {"agent": "z", "groups": []},
     "a name": {"agent": "a1", "groups": []},
-    "many groups": {"agent": "z", "groups": [f"g{number}" for number in range(200)]},
+    "many groups": {"agent": "z", "groups": [f"g{number}" for number in range(50)]},
     "a group": {"agent": "z", "groups": ["g1"]},
     "another group": {"agent": "z", "groups": ["e\u0301"]},
     "no groups": {"agent": "z"},
@@ -239,9 +241,9 @@ EXCEEDING = {"an unknown name", "an empty name", "many groups", "no groups", "a 
 
 @cache
 def engine_of_many_blocks(from_bundle: bool) -> Engine:
-    """Return an engine whose rules exceed the limit only if most blocks count."""
+    """Return an engine whose rules exceed 50,000 steps only if most blocks count."""
     conditions = " and ".join(f"context.n > {number}" for number in range(9))
-    heads = [f'agent "a{number}"' for number in range(200)] + [f'agent group "g{number}"' for number in range(200)]
+    heads = [f'agent "a{number}"' for number in range(50)] + [f'agent group "g{number}"' for number in range(50)]
     blocks = "\n".join(f"{head} {{ issued by acme  acts alone  may s when {conditions} }}" for head in heads)
     tested = Engine.from_text(MANY.format(blocks=blocks))
     if from_bundle:
@@ -253,7 +255,10 @@ def engine_of_many_blocks(from_bundle: bool) -> Engine:
 @pytest.mark.parametrize(
     ("hop", "from_bundle"), [*((hop, False) for hop in HOPS), *((hop, True) for hop in ("many groups", "a name"))]
 )
-def test_blocks_that_may_match_a_hop_count_whatever_its_name_and_groups(hop: str, from_bundle: bool) -> None:
+def test_blocks_that_may_match_a_hop_count_whatever_its_name_and_groups(
+    hop: str, from_bundle: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(work, "MAX_STEPS", 50_000)
     tested = engine_of_many_blocks(from_bundle)
     hops = [{"issuer": "acme", "scopes": ["s"], **HOPS[hop]}] * 32
     asked = question("GET /x", **bot("a1", scopes=["s"]), context={"n": 20}, chain={"hops": hops})
@@ -328,7 +333,7 @@ def test_approvals_rows_chains_and_history_are_counted_as_specified(most: int, m
     monkeypatch.setattr(work, "MAX_STEPS", most)
     random, later, longest = Random(most), deque[Asking](), 80 if most > 500 else 12
     stepped = Stepped.of(Setting(None, [], kernel(COMBINED), directory(ROWS)))  # type: ignore[arg-type]
-    for minute in range(examples(85, 200)):
+    for minute in range(examples(75, 200)):
         now = NOW + timedelta(minutes=minute // 3)
         asking = later.popleft() if later and random.random() < 0.5 else Asking(combined(random, longest), now)
         if stepped.compare(asking) == Outcome.CONFIRM:
