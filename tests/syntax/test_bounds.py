@@ -6,8 +6,9 @@ import pytest
 
 from policyengine.diagnostics.model import Diagnostic
 from policyengine.source import Source
+from policyengine.syntax import text_checks
 from policyengine.syntax.parse import MAX_DECLARATIONS, MAX_DEPTH, MAX_ERRORS, parse
-from policyengine.syntax.text_checks import MAX_BRACKETS, MAX_CHARACTERS, read_source
+from policyengine.syntax.text_checks import MAX_BRACKETS, read_source
 
 
 def codes(text: str) -> list[str]:
@@ -32,11 +33,11 @@ def test_too_many_nested_brackets_are_rejected_at_the_first_excess_one() -> None
     "text",
     [
         "define x = " + "not " * 100_000 + "a",
-        "define x = " + "-" * 100_000 + "a",
-        "define x = a" + " + a" * 50_000,
-        "define x = a" + " else a" * 50_000,
-        "define x = " + "any a in b: " * 50_000 + "c",
-        "entity a { b: " + "set<" * 50_000 + "int" + ">" * 50_000 + " }",
+        "define x = " + "-" * 20_000 + "a",
+        "define x = a" + " + a" * 20_000,
+        "define x = a" + " else a" * 10_000,
+        "define x = " + "any a in b: " * 10_000 + "c",
+        "entity a { b: " + "set<" * 10_000 + "int" + ">" * 10_000 + " }",
         "define x = " + "(a and not a == -(" * 32 + "b" + "))" * 32,
     ],
     ids=["not", "minus", "sum", "else", "any", "set", "brackets"],
@@ -61,13 +62,19 @@ def test_a_long_but_shallow_expression_is_accepted(text: str) -> None:
     assert codes(text) == []
 
 
-def test_a_too_large_file_is_rejected_without_parsing() -> None:
-    assert codes("#" * MAX_CHARACTERS) == []
-    assert codes("#" * (MAX_CHARACTERS + 1)) == ["E121"]
+def test_a_too_large_file_is_rejected_without_parsing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`tests/security/test_bounds.py` has one of that size."""
+    assert text_checks.MAX_CHARACTERS == 32 * 2**20
+    monkeypatch.setattr(text_checks, "MAX_CHARACTERS", 10_000)
+    assert codes("#" * 10_000) == []
+    assert codes("#" * 10_001) == ["E121"]
 
 
-def test_too_many_declarations_are_rejected() -> None:
-    assert codes("anyone{}" * (MAX_DECLARATIONS + 1)) == ["E124"]
+def test_too_many_declarations_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert MAX_DECLARATIONS == 200_000
+    monkeypatch.setattr("policyengine.syntax.parse.MAX_DECLARATIONS", 1_000)
+    assert codes("anyone{}" * 1_000) == []
+    assert codes("anyone{}" * 1_001) == ["E124"]
 
 
 def test_parsing_stops_after_the_maximum_number_of_errors() -> None:

@@ -5,13 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lark import Lark, Token
+from lark import Token
 
 from policyengine.source import Source
 from policyengine.syntax import nodes as ast
 from policyengine.syntax.parse import parse
-from policyengine.syntax.parse_table import GRAMMAR
-from policyengine.syntax.parse_table_generator import WholeWords
+from tests.syntax.by_lark import lark
 
 CORPUS = sorted(Path(__file__).parent.glob("corpus/*.policy"))
 LEXEME = re.compile(r'"(?:[^"\\\n]|\\.)*"|#[^\n]*|[^\s"#]+')
@@ -30,17 +29,6 @@ def module(source: Source) -> ast.Module:
     return found
 
 
-def lark(**options: bool) -> Lark:
-    return Lark(
-        GRAMMAR.read_text(encoding="utf-8"),
-        parser="lalr",
-        start="module",
-        maybe_placeholders=False,
-        postlex=WholeWords(),
-        **options,
-    )
-
-
 def test_the_grammar_has_no_conflict() -> None:
     pytest.importorskip("interegular")
     assert lark(strict=True).parse("anyone { may GET /health }")
@@ -49,7 +37,7 @@ def test_the_grammar_has_no_conflict() -> None:
 @corpus
 def test_the_tree_and_comments_contain_every_written_token(path: Path) -> None:
     source = read(path)
-    tree = lark(keep_all_tokens=True).parse(source.text)
+    tree = lark().parse(source.text)
     tokens = list(tree.scan_values(lambda value: isinstance(value, Token)))
     comments = [comment.text for comment in module(source).comments]
     between = source.text

@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lark import Lark, Token
+from lark import Token
 
 from policyengine.source import Source
 from policyengine.syntax import parse_table, parser
 from policyengine.syntax.parse import parse, tokenize
-from policyengine.syntax.parse_table_generator import WholeWords
+from tests.syntax.by_lark import lark
 
 CORPUS = sorted((Path(__file__).parent / "corpus").glob("*.policy"))
 TEXT = parse_table.GRAMMAR.read_text(encoding="utf-8")
 
+generated = cache(parse_table.generate_from)
 corpus = pytest.mark.parametrize("file", CORPUS, ids=lambda file: file.stem)
 
 
@@ -27,6 +28,7 @@ corpus = pytest.mark.parametrize("file", CORPUS, ids=lambda file: file.stem)
 def by_grammar(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """No table is saved: it is built from the grammar."""
     monkeypatch.setattr(parse_table, "TABLE", tmp_path / "none")
+    monkeypatch.setattr(parse_table, "generate_from", generated)
     forget()
     yield
     forget()
@@ -39,13 +41,6 @@ def forget() -> None:
 
 def read(file: Path) -> Source:
     return Source(file.name, file.read_text(encoding="utf-8"))
-
-
-@cache
-def lark() -> Lark:
-    return Lark(
-        TEXT, parser="lalr", start="module", maybe_placeholders=False, keep_all_tokens=True, postlex=WholeWords()
-    )
 
 
 def test_the_saved_table_was_made_from_the_grammar() -> None:
@@ -68,6 +63,7 @@ def test_the_saved_table_equals_the_table_built_from_the_grammar(
 ) -> None:
     saved = parse_table.load_saved_table(TEXT)
     monkeypatch.setattr(parse_table, "TABLE", tmp_path / "anew")
+    monkeypatch.setattr(parse_table, "generate_from", generated)
     parse_table.TABLE.write_bytes(parse_table.encode_table(TEXT))
     assert parse_table.load_saved_table(TEXT) == saved, "run `make table`"
 

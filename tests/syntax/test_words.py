@@ -7,12 +7,11 @@ import re
 from functools import cache
 
 import pytest
-from lark import Lark, Token
+from lark import Token
 from lark.exceptions import LarkError
 
-from policyengine.syntax.parse_table import GRAMMAR
-from policyengine.syntax.parse_table_generator import WholeWords
 from policyengine.syntax.reserved_words import RESERVED_WORDS
+from tests.syntax.by_lark import lark
 
 CONDITION = "after all any count distinct false! no not sum true!"
 OPERAND = "count distinct false sum true"
@@ -98,17 +97,6 @@ USES = {
     "scope": ["may 1st", "may 2nd", "on", "except", "include", "event", "event paren", "invariant scope", "delegate"],
     "entity": ["type", "entity literal type", "1st entity", "2nd entity", "2nd entity after in", "parent type"],
 }
-
-
-@cache
-def lark() -> Lark:
-    return Lark(
-        GRAMMAR.read_text(encoding="utf-8"),
-        parser="lalr",
-        start="module",
-        maybe_placeholders=False,
-        postlex=WholeWords(),
-    )
 
 
 @cache
