@@ -11,7 +11,7 @@ from tests.evaluator.sources import setting_with_history
 
 def test_generated_histories_are_of_every_form() -> None:
     met = set[str]()
-    for seed in range(40):
+    for seed in range(20):
         kernel = setting_with_history(seed).kernel
         for node in history_conditions((kernel.agents, kernel.users, kernel.guards)):
             met |= set(forms_of(node))

@@ -105,10 +105,10 @@ def hold_equal(seeds: range, questions: int) -> Counter[str]:
     return seen
 
 
-def test_cedar_and_policyengine_agree_on_two_thousand_generated_questions() -> None:
-    seen = hold_equal(range(50), questions=40)
-    assert sum(seen.values()) == 2_000
-    assert min(seen.values()) >= 200, f"every kind of answer comes up often: {seen}"
+def test_cedar_and_policyengine_agree_on_a_thousand_generated_questions() -> None:
+    seen = hold_equal(range(25), questions=40)
+    assert sum(seen.values()) == 1_000
+    assert min(seen.values()) >= 100, f"every kind of answer comes up often: {seen}"
     assert len(seen) == 3
 
 

@@ -41,7 +41,8 @@ def test_the_same_seed_generates_the_same_cases() -> None:
 @pytest.fixture(scope="module")
 def many() -> list[k.Kernel]:
     """Kernels of some policies; what every policy has, such as its vocabulary, is in each."""
-    kernels = [kernel_of(checked_policy(Random(seed))) for seed in range(90)]
+    seeds = (*range(36), 61)  # the last redacts, which is rare
+    kernels = [kernel_of(checked_policy(Random(seed))) for seed in seeds]
     return [kernel for kernel in kernels if kernel is not None]
 
 
@@ -89,7 +90,7 @@ def test_generated_policies_contain_every_kind_of_block_and_pattern(many: list[k
 @pytest.mark.parametrize("write", [policy, gateway, remembering])
 def test_the_whole_check_lets_pass_what_compiles(write: Callable[[Random], Policy]) -> None:
     """Warnings are looked for in every form of a condition, and change nothing."""
-    for seed in range(examples(12, 24)):
+    for seed in range(examples(6, 24)):
         found = checked_policy(Random(seed), write)
         parsed = [parse(Source(f"{number}.policy", text))[0] for number, text in enumerate(found.texts)]
         checked = check([module for module in parsed if module is not None])
@@ -100,7 +101,7 @@ def test_the_whole_check_lets_pass_what_compiles(write: Callable[[Random], Polic
 
 
 def test_questions_reach_every_gate_and_outcome() -> None:
-    decisions = [(case, case.decide()) for seed in range(70) for case in cases(seed)]
+    decisions = [(case, case.decide()) for seed in range(30) for case in cases(seed)]
     later = [
         replace(case, question=approved(Random(1), case.question, one, case.now)).decide()
         for case, one in decisions

@@ -87,9 +87,12 @@ def growth(call: Callable[[Any], object], given: Callable[[int], Any], small: in
     """From one size to `TIMES` of it; 0 where even the latter takes no time to speak of. What looks like too much is
     measured again: another process may have had the caches meanwhile."""
     large = given(small * TIMES)
-    if seconds(call, large) < UNNOTICED:
+    first = seconds(call, large)
+    if first < UNNOTICED:
         return 0
-    found = float("inf")
+    found = first / min(seconds(call, given(small)) for _ in range(5))
+    if found < MOST_GROWTH:
+        return found
     for _ in range(TRIES):
         here = min(seconds(call, large) for _ in range(3)) / min(seconds(call, given(small)) for _ in range(5))
         found = min(found, here)
