@@ -180,7 +180,7 @@ def test_a_drawing_of_an_endpoint_has_the_rules_of_the_program(name: str) -> Non
 
 
 @scaled
-@settings(max_examples=examples(15, 200))
+@settings(max_examples=examples(8, 200))
 @given(st.integers(0, 2**32 - 1))
 def test_the_walk_finds_the_rules_of_every_request_in_the_same_letter_case(seed: int) -> None:
     for case in cases(seed, questions=4):

@@ -214,7 +214,7 @@ def test_no_pair_of_credentials_is_allowed_more_than_one_of_its_owners(
 
 
 @scaled
-@settings(max_examples=examples(60, 600))
+@settings(max_examples=examples(30, 600))
 @given(mix=mixes, path=st.sampled_from(PATHS), claims=st.sampled_from(({}, CLAIMED)))
 def test_mixed_credentials_are_never_allowed_more_than_one_of_their_owners(
     mix: tuple[Part, ...], path: str, claims: Mapping[str, object], engine: Engine

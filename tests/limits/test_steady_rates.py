@@ -98,7 +98,7 @@ def content(store: MemoryStore) -> object:
 
 
 @scaled
-@settings(max_examples=examples(200, 3_000))
+@settings(max_examples=examples(100, 3_000))
 @given(asked=ASKED, most_keys=st.sampled_from([2, 5, 1_000_000]), sweep_at=st.sampled_from([0, 10_000]))
 def test_steady_rates_are_charged_as_by_the_general_step(
     asked: list[tuple[list[Charge], int, bool]], most_keys: int, sweep_at: int

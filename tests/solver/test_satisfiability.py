@@ -180,7 +180,7 @@ def test_a_negated_constant_is_compared_by_its_value() -> None:
 
 
 @scaled
-@settings(max_examples=examples(18, 140))
+@settings(max_examples=examples(10, 140))
 @given(conditions())
 def test_possible_truths_include_every_value_that_occurs(case: tuple[tuple[Field, ...], list[k.Expr]]) -> None:
     fields, (condition,) = case
@@ -188,7 +188,7 @@ def test_possible_truths_include_every_value_that_occurs(case: tuple[tuple[Field
 
 
 @scaled
-@settings(max_examples=examples(18, 140))
+@settings(max_examples=examples(10, 140))
 @given(conditions(count=3))
 def test_the_satisfiability_cache_agrees_with_uncached_results(case: tuple[tuple[Field, ...], list[k.Expr]]) -> None:
     _, written = case
@@ -202,7 +202,7 @@ def test_the_satisfiability_cache_agrees_with_uncached_results(case: tuple[tuple
 
 
 @scaled
-@settings(max_examples=examples(20, 160))
+@settings(max_examples=examples(12, 160))
 @given(conditions())
 def test_possible_truths_include_every_value_also_at_the_evaluation_limit(
     case: tuple[tuple[Field, ...], list[k.Expr]],
@@ -215,7 +215,7 @@ def test_possible_truths_include_every_value_also_at_the_evaluation_limit(
 
 
 @scaled
-@settings(max_examples=examples(20, 160))
+@settings(max_examples=examples(12, 160))
 @given(conditions())
 def test_possible_truths_are_exact_unless_two_facts_are_compared(
     case: tuple[tuple[Field, ...], list[k.Expr]],
@@ -229,7 +229,7 @@ def test_possible_truths_are_exact_unless_two_facts_are_compared(
 
 
 @scaled
-@settings(max_examples=examples(18, 140))
+@settings(max_examples=examples(10, 140))
 @given(conditions(count=2), st.sampled_from([frozenset({True}), frozenset({True, UNKNOWN})]))
 def test_a_proved_implication_holds_in_every_world(
     case: tuple[tuple[Field, ...], list[k.Expr]], acting: frozenset[bool | None]
@@ -249,7 +249,7 @@ def facts_in(world: Mapping[k.Expr, Any]) -> Facts:
 
 
 @scaled
-@settings(max_examples=examples(20, 160))
+@settings(max_examples=examples(12, 160))
 @given(conditions(), st.randoms(use_true_random=False))
 def test_the_specification_returns_only_possible_truths(
     case: tuple[tuple[Field, ...], list[k.Expr]], random: Random

@@ -14,7 +14,7 @@ from policyengine.runtime.decision import Decision
 from tests.spec.deciding import ago, chain, codes, decide, hop, kernel, spending, unknown
 
 # Fewer than the profile's examples: each of these decides several times.
-few = settings(max_examples=max(30, settings.default.max_examples // 2))  # type: ignore[union-attr]
+few = settings(max_examples=max(15, settings.default.max_examples // 2))  # type: ignore[union-attr]
 
 # ── Conditions and requests at random ─────────────────────────────────────────────────────────
 
