@@ -22,8 +22,12 @@ from tests.chromium import Chromium
 JSON = ("--format", "json")
 
 
+REPORTED: dict[tuple[str, ...], Any] = {}
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    REPORTED.clear()
     folder = tmp_path_factory.mktemp("world")
     (folder / "policies").mkdir()
     (folder / "policies" / "reports.policy").write_text(LEARNING)
@@ -39,9 +43,15 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def report(world: Path, run, monkeypatch: pytest.MonkeyPatch):
-    """Run the command beside the log and the policies."""
+    """Run the command beside the log and the policies, once for each list of arguments."""
     monkeypatch.chdir(world)
-    return lambda *arguments: run("behavior", "report", *arguments)
+
+    def reported(*arguments: str) -> Any:
+        if arguments not in REPORTED:
+            REPORTED[arguments] = run("behavior", "report", *arguments)
+        return REPORTED[arguments]
+
+    return reported
 
 
 def test_the_usage_names_logs_and_policies(report) -> None:
@@ -207,7 +217,7 @@ def test_a_file_that_ends_in_json_has_what_the_command_prints_as_json(report, wo
 
 def test_an_empty_log_has_a_page(report, world: Path) -> None:
     (world / "empty.jsonl").touch()
-    assert report("empty.jsonl", "policies", "-o", "page.html").out == "wrote page.html: 0 decisions\n"
+    assert report("empty.jsonl", "policies", "-o", "empty.html").out == "wrote empty.html: 0 decisions\n"
     assert "no decisions" in report("empty.jsonl").out
 
 

@@ -45,7 +45,7 @@ def lines(path, *several):
 
 @pytest.mark.parametrize("name", WORKFLOWS)
 def test_each_workflow_plays_the_allowed_request_of_the_policy_tests(run, policy, name):
-    ended = run("simulate", policy, "--workflow", name, "--for", "2m", "--rate", "5/s", "--format", "json")
+    ended = run("simulate", policy, "--workflow", name, "--for", "20s", "--rate", "5/s", "--format", "json")
     assert ended.code == 0
     assert ended.err == ""
     assert ended.json["played"]["workflow"] == name
@@ -238,7 +238,7 @@ def test_simulate_says_that_nothing_is_learned_if_no_policy_reads_it(run, policy
 @pytest.mark.parametrize("name", WORKFLOWS)
 def test_callers_follow_the_declared_order_of_calls(run, name):
     example = str(EXAMPLES / "fingerprint")
-    length = {"spike": "1d", "runaway": "30m"}.get(name, "3h")
+    length = {"daily": "3h", "runaway": "10m"}.get(name, "1h")
     ended = run(
         "simulate", example, "--workflow", name, "--rate", "5/m", "--for", length, "--learn", "--format", "json"
     )

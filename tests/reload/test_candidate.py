@@ -12,8 +12,9 @@ from policyengine.compiler.bundle.file import decode_bundle, write_bundle
 from policyengine.compiler.bundle.signature import BundleSigningKey
 from policyengine.engine import Engine
 from policyengine.entities.sources import EntitySources
-from policyengine.reload import Candidate, ReloadRefusedError, ReloadSource, prepare_candidate
+from policyengine.reload import Candidate, ReloadRefusedError, ReloadSource, prepare_candidate, prepare_process
 from policyengine.reload.prepare_process import prepare_in_subprocess
+from tests import forking
 from tests.reload.conftest import OPEN, SHUT, TEST
 
 
@@ -144,7 +145,11 @@ def test_a_missing_key_file_rejects_the_bundle(tmp_path: Path, key: tuple[Path, 
 # ── In a process of its own ───────────────────────────────────────────────────────────────────
 
 
-def test_a_subprocess_prepares_the_same_candidate_and_the_same_error(folder: Path) -> None:
+def test_a_subprocess_prepares_the_same_candidate_and_the_same_error(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = [forking.python(), *prepare_process.python_command(prepare_process.COMMAND)[1:]]
+    monkeypatch.setattr(prepare_process, "python_command", lambda code: command)
     origin = ReloadSource((folder,))
     assert prepare_in_subprocess(origin) == prepare_candidate(origin)
     (folder / "shop.policy").write_text("nonsense")

@@ -438,7 +438,7 @@ def orders() -> Iterator[tuple[str, ...]]:
 @scaled
 @pytest.mark.parametrize("policy", [MORE, RETYPED], ids=["same declarations", "other declarations"])
 def test_no_order_of_events_brings_older_rows_back(tmp_path: Path, policy: str) -> None:
-    for number, order in enumerate(islice(orders(), 0, None, examples(3, 1))):
+    for number, order in enumerate(islice(orders(), 0, None, examples(5, 1))):
         folder = tmp_path / str(number)
         folder.mkdir()
         shop, version, candidate, engine, seen = Shop(folder, "user.csv"), 0, None, None, [0]

@@ -21,8 +21,9 @@ from policyengine.audit import DecisionLog
 from policyengine.engine import Engine
 from policyengine.entities.store import EntityStore
 from policyengine.runtime.entities import EntityData
+from policyengine.server import create_app
 from policyengine.typesystem import EntityRef
-from tests.server.conftest import TOKEN, client_of
+from tests.server.conftest import TOKEN, client_for
 
 NOW = 1_800_000_000
 ACME, PARTNER, AUDIENCE = "https://login.acme.example", "https://login.partner.example", "payments-api"
@@ -102,11 +103,14 @@ class Desk:
         )  # fmt: skip
         if self.identified:
             self.engine.verify_credentials(self.folder / "identity.toml")
+        self.app: Any = None
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[httpx.AsyncClient]:
-        more = {"token": TOKEN} if self.tokens else {}
-        async with client_of(self.engine, **more) as client:
+        """The server is made once; each exchange has a loop of its own."""
+        if self.app is None:
+            self.app = create_app(self.engine, token=TOKEN if self.tokens else None)
+        async with client_for(self.app) as client:
             yield client
 
     def run(self, work: Callable[[httpx.AsyncClient], Awaitable[Any]]) -> Any:

@@ -76,8 +76,11 @@ class Watched:
 
 
 def client_of(engine: Any, **options: Any) -> httpx.AsyncClient:
-    transport = httpx.ASGITransport(create_app(engine, **options))
-    return httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", headers=BY_ENVOY)
+    return client_for(create_app(engine, **options))
+
+
+def client_for(app: Any) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1", headers=BY_ENVOY)
 
 
 def small(store: str = "memory:") -> Engine:

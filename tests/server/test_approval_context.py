@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -185,6 +185,13 @@ def lie_about_compression(log: Path) -> None:
     log.write_bytes(b"\x1f\x8b" + b"\0" * 100)
 
 
+@pytest.fixture(scope="module")
+def reader() -> Iterator[LogReader]:
+    """A reader with one process, which no log ends."""
+    with closing(LogReader(5.0)) as made:
+        yield made
+
+
 @pytest.mark.parametrize(
     ("spoil", "is_read"),
     [
@@ -193,28 +200,25 @@ def lie_about_compression(log: Path) -> None:
     ],
 )  # fmt: skip
 def test_no_state_of_the_log_hides_an_approval_from_its_approver(
-    tmp_path: Path, spoil: Callable[[Path], None], is_read: bool
+    tmp_path: Path, reader: LogReader, spoil: Callable[[Path], None], is_read: bool
 ) -> None:
     engine = Engine.from_text(POLICY, log=DecisionLog(tmp_path / "log.jsonl", seal=None))
     opened(engine)
     assert engine.approvals is not None
     spoil(tmp_path / "log.jsonl")
-    reader = LogReader(5.0)
-    with closing(reader):
-        found = context.describe_details(engine, engine.approvals.list()[0], reader)
+    found = context.describe_details(engine, engine.approvals.list()[0], reader)
     history: Any = found["history"]
     assert (found["rule"], "unread" not in history) == ("voiding", is_read), history
 
 
-def test_the_history_goes_on_after_a_rotation(tmp_path: Path) -> None:
+def test_the_history_goes_on_after_a_rotation(tmp_path: Path, reader: LogReader) -> None:
     log = tmp_path / "log.jsonl"
     engine = Engine.from_text(POLICY, log=DecisionLog(log, seal=None))
     opened(engine, {**VOID, "request": {"method": "POST", "path": "/other"}})
     approval = opened(engine)
     log.rename(log.with_name("log.jsonl.1"))
     engine.decide({**VOID, "body": {"of": "x"}})
-    with closing(LogReader(5.0)) as reader:
-        history: Any = context.read_history(engine, approval, reader)
+    history: Any = context.read_history(engine, approval, reader)
     assert history["decisions"] == {"confirm": 3}
 
 

@@ -132,7 +132,7 @@ def test_a_stop_under_load_loses_no_accepted_request(connected: Connect, tmp_pat
     assert (tmp_path / "log").read_bytes().count(b'"call":"decide"') == sum(answers) >= 160
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.deep)])  # two: also in the next test
 def test_a_stop_answers_or_refuses_each_of_fifty_clients_without_a_reset(tmp_path: Path, workers: int) -> None:
     """Half of them keep their connections, half open one for each question. To be refused is no loss."""
     found = asyncio.run(measure_stop(policy_in(tmp_path), workers, seconds=STOP_SECONDS))
