@@ -41,8 +41,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with tarfile.open(next(work.glob("*.tar.gz"))) as sdist:
         sdist.extractall(work, filter="data")
     source = next(path for path in work.iterdir() if path.is_dir())
-    words = ("-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", work, source)
-    run(sys.executable, *words, cwd=work, **NO_COMPILER)
+    run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", work, cwd=source, **NO_COMPILER)
     return next(work.glob("*.whl"))
 
 

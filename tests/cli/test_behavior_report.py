@@ -32,12 +32,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "policies").mkdir()
     (folder / "policies" / "reports.policy").write_text(LEARNING)
     agents = WorkingAgents(folder / "log.jsonl")
-    morning = agents.work()
+    morning = agents.work(agents=4)
     for number in range(60):
         agents.ask(3, morning + seconds(number / 2))
     for number in range(4):
         agents.ask(2, morning + seconds(number), f"/secrets/{number}")
     agents.close()
+    lines = (folder / "log.jsonl").read_bytes().splitlines(keepends=True)
+    (folder / "short.jsonl").write_bytes(b"".join(lines[:200]))
     return folder
 
 
@@ -61,7 +63,7 @@ def test_the_usage_names_logs_and_policies(report) -> None:
 def test_the_text_says_what_each_condition_would_have_hit(report) -> None:
     ended = report("log.jsonl", "policies")
     assert (ended.code, ended.err) == (0, "")
-    assert ended.out.startswith("2,624 decisions of 5 callers, from 2050-01-03 09:00 to 2050-01-19 09:00 UTC\n")
+    assert ended.out.startswith("2,112 decisions of 4 callers, from 2050-01-03 09:00 to 2050-01-19 09:00 UTC\n")
     assert "clamp 4/1m for 10m when behavior.burst  (reports.policy:10)\n" in ended.out
     assert re.search(r"requests of 1 caller on 1 day \(1 caller-day\); \d+ were allowed\n", ended.out)
     assert "    most often: report-3 of acme (" in ended.out
@@ -83,7 +85,7 @@ def test_without_policies_only_classes_in_the_log_are_reported(report) -> None:
     ended = report("log.jsonl")
     assert ended.code == 0
     assert "what the policies would have done" not in ended.out
-    assert "2,624 of them without a class in the log: name the policies after the logs\n" in ended.out
+    assert "2,112 of them without a class in the log: name the policies after the logs\n" in ended.out
 
 
 def test_profiles_whose_policies_are_not_named_are_one_warning(run, tmp_path: Path) -> None:
@@ -113,7 +115,7 @@ def test_policies_that_read_no_learned_facts_are_reported_as_such(report, world:
         (["log.jsonl", "-o", "page.pdf"], 2, "a report cannot be written as `.pdf`"),
         (["missing.jsonl"], 1, "`missing.jsonl`: no such file or directory"),
         (["log.jsonl", "missing.policy"], 1, "missing.policy:1:1: E151 the file does not exist"),
-        (["policies/reports.policy", "log.jsonl", "-o", "none/page.html"], 1, "none"),
+        (["policies/reports.policy", "short.jsonl", "-o", "none/page.html"], 1, "none"),
     ],
 )
 def test_errors_end_with_one_message(report, arguments: list[str], code: int, message: str) -> None:
@@ -130,12 +132,12 @@ def test_another_file_than_a_log_is_refused(report, world: Path) -> None:
 
 
 def test_lines_that_cannot_be_read_are_one_message(report, world: Path) -> None:
-    lines = (world / "log.jsonl").read_bytes().splitlines(keepends=True)
+    lines = (world / "short.jsonl").read_bytes().splitlines(keepends=True)
     damaged = [b"damaged\n", b'{"v":9,"time":"2050-01-01T00:00:00Z"}\n', b"x" * (2**20 + 9) + b"\n", lines[0][:90]]
     (world / "damaged.jsonl").write_bytes(b"".join([*lines[:50], *damaged[:3], *lines[50:], damaged[3]]))
     ended = report("damaged.jsonl", "policies")
     assert ended.code == 0
-    assert ended.out.startswith("2,624 decisions")
+    assert ended.out.startswith("200 decisions")
     assert len(ended.err.splitlines()) == 1
     assert "damaged.jsonl: 4 lines could not be read, the first: damaged.jsonl:51: " in ended.err
     assert report("damaged.jsonl", "policies", *JSON).json["skipped"] == {"damaged.jsonl": 4}
@@ -173,7 +175,7 @@ def select(path: str, data: Any) -> Any:
 
 def test_every_number_of_the_page_is_what_its_command_prints(report) -> None:
     ended = report("log.jsonl", "policies", "-o", "page.html")
-    assert (ended.code, ended.out) == (0, "wrote page.html: 2,624 decisions\n")
+    assert (ended.code, ended.out) == (0, "wrote page.html: 2,112 decisions\n")
     page = PageNumbers(Path("page.html").read_text())
     assert len(page.numbers) > 40
     printed: dict[str, Any] = {}
@@ -195,10 +197,10 @@ def test_every_number_of_the_page_is_what_its_command_prints(report) -> None:
 
 
 def test_odd_payloads_are_a_part_of_the_page_and_of_its_command(report, world: Path) -> None:
-    assert "odd payloads: " in report("log.jsonl", "policies", "--payloads").out
-    report("log.jsonl", "policies", "--payloads", "-o", "payloads.html")
+    assert "odd payloads: " in report("short.jsonl", "policies", "--payloads").out
+    report("short.jsonl", "policies", "--payloads", "-o", "payloads.html")
     assert "--payloads" in (world / "payloads.html").read_text()
-    assert report("log.jsonl", "policies", "--payloads", *JSON).json["payloads"]["odd"] == 0
+    assert report("short.jsonl", "policies", "--payloads", *JSON).json["payloads"]["odd"] == 0
 
 
 def test_only_its_owner_may_read_the_page_and_it_loads_nothing(report, world: Path) -> None:
@@ -210,7 +212,7 @@ def test_only_its_owner_may_read_the_page_and_it_loads_nothing(report, world: Pa
 
 
 def test_a_file_that_ends_in_json_has_what_the_command_prints_as_json(report, world: Path) -> None:
-    assert report("log.jsonl", "policies", "-o", "report.json").out == "wrote report.json: 2,624 decisions\n"
+    assert report("log.jsonl", "policies", "-o", "report.json").out == "wrote report.json: 2,112 decisions\n"
     assert (world / "report.json").read_text() == report("log.jsonl", "policies", "--format", "json").out
     assert (world / "report.json").stat().st_mode & 0o777 == 0o600
 
@@ -226,7 +228,7 @@ def test_the_page_is_whole_in_a_browser(tmp_path: Path, monkeypatch: pytest.Monk
     long = "a_very_long_name_" * 9
     Path("log.policy").write_text(LEARNING.replace('"secrets" on', f'"{long}" on').replace("role lead", f"role {long}"))
     agents = WorkingAgents(tmp_path / "log.jsonl")
-    morning = agents.work()
+    morning = agents.work(agents=4)
     for number in range(60):
         agents.ask(3, morning + seconds(number / 2))
     agents.ask(2, morning, "/secrets/1")

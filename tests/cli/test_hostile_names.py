@@ -32,7 +32,7 @@ ASKED: dict[str, tuple[str, ...]] = {
         "test -v failing",
         "test broken",
         "test -k NAME good",
-        "test --coverage --mutate --mutants 8 good",
+        "test --coverage --mutate --mutants 3 good",
     ),
     "compile": ("compile --show good", "compile broken", "compile good -o NAME.policybundle"),
     "decide": (

@@ -30,8 +30,9 @@ def in_this_process() -> None:
     """These tests are about the child."""
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def reader() -> Iterator[LogReader]:
+    """One for all tests after which it still answers: a process takes long to start."""
     made = LogReader()
     yield made
     made.close()
@@ -104,15 +105,15 @@ def test_an_idle_process_ends_by_itself(world: World) -> None:
     reader.close()
 
 
-def test_a_search_that_takes_too_long_is_ended(world: World) -> None:
-    reader = LogReader()
+def test_a_search_that_takes_too_long_is_ended(
+    world: World, reader: LogReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reader.ask(LogSearch(world.log, AuditQuery()))
     os.kill(process_of(reader), signal.SIGSTOP)  # it works for a long time
-    reader._longest = 0.001
+    monkeypatch.setattr(reader, "_longest", 0.001)
     with pytest.raises(LogReadError, match=r"longer than 0\.001 s"):
         reader.ask(LogSearch(world.log, AuditQuery()))
     assert reader._process is None
-    reader.close()
 
 
 def test_a_process_that_cannot_start_is_an_error(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,6 +64,7 @@ class Failing:
     def __init__(self, **broken: Exception | None) -> None:
         self.engine = Engine.from_text(POLICY)
         self.broken = broken
+        self.apps: dict[float, Any] = {}  # by the longest time that a body may take
 
     def __getattr__(self, name: str) -> Any:
         error = self.broken.get(name)
@@ -78,7 +79,10 @@ class Failing:
 
 def status(engine: Any, method: str, path: str, *, body_timeout: float = 30.0, **request: Any) -> int:
     async def run() -> int:
-        app = create_app(engine, token=TOKEN, body_timeout=body_timeout)
+        apps = engine.apps if isinstance(engine, Failing) else {}
+        app = apps.get(body_timeout) or apps.setdefault(
+            body_timeout, create_app(engine, token=TOKEN, body_timeout=body_timeout)
+        )
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client:
             headers = {"authorization": f"Bearer {TOKEN}", "content-type": "application/json"} | request.pop(
                 "headers", {}
@@ -96,13 +100,13 @@ async def never() -> Any:
 def of_any_body(path: str, body: object) -> Iterator[int]:
     """What comes of every question, report or batch that has something wrong with it, and of one that has not."""
     every = ("decide", "evaluate", "explain", "report_outcome", "decide_once")
-    right = json.dumps(body).encode()
-    yield status(Failing(), "POST", path, content=right)
-    yield status(Failing(), "POST", path, content=b"{")
-    yield status(Failing(), "POST", path, content=right, headers={"authorization": "Bearer nobody"})
-    yield status(Failing(), "POST", path, content=right, headers={"content-type": "text/plain"})
-    yield status(Failing(), "POST", path, content=b" " * 1_048_577)
-    yield status(Failing(), "POST", path, content=never(), body_timeout=0.01)
+    right, sound = json.dumps(body).encode(), Failing()
+    yield status(sound, "POST", path, content=right)
+    yield status(sound, "POST", path, content=b"{")
+    yield status(sound, "POST", path, content=right, headers={"authorization": "Bearer nobody"})
+    yield status(sound, "POST", path, content=right, headers={"content-type": "text/plain"})
+    yield status(sound, "POST", path, content=b" " * 1_048_577)
+    yield status(sound, "POST", path, content=never(), body_timeout=0.01)
     yield status(Failing(**dict.fromkeys(every, ZeroDivisionError())), "POST", path, content=right)
     for error in (KeyReuseError("used"), KeyInProgressError("wait")):
         failing = Failing(decide_once=error)

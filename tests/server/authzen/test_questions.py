@@ -22,6 +22,7 @@ from policyengine.server.authzen.adapter import AuthzenAdapter, AuthzenRequest, 
 from policyengine.server.authzen.evaluations import UnmappedError
 from policyengine.server.authzen.translator import QuestionTranslator
 from policyengine.typesystem import EntityRef
+from tests.depth import examples, scaled
 from tests.pages import EXAMPLES
 from tests.server.authzen.asking import Free, example
 
@@ -459,7 +460,8 @@ each_engine = pytest.mark.parametrize("name", ENGINES)
 
 
 @each_engine
-@settings(max_examples=50)
+@scaled
+@settings(max_examples=examples(15, 1_000))
 @given(question=QUESTIONS)
 def test_an_evaluation_equals_the_decision_of_the_engine_for_the_translated_question(name: str, question: Free) -> None:
     engine, authzen = ENGINES[name], AuthzenAdapter(ENGINES[name])
@@ -481,7 +483,8 @@ def answered(authzen: AuthzenAdapter, question: Free) -> Any:
 
 
 @each_engine
-@settings(max_examples=15)
+@scaled
+@settings(max_examples=examples(6, 300))
 @given(questions=st.lists(QUESTIONS, min_size=1, max_size=4))
 def test_random_evaluations_are_answered_like_single_questions_and_repeatably(name: str, questions: list[Free]) -> None:
     authzen = AuthzenAdapter(ENGINES[name])
