@@ -155,7 +155,7 @@ def test_a_packed_log_is_learned(run, world):
     assert ended.json["learned"] == 1_200
 
 
-@pytest.mark.parametrize("groups", [False, True])
+@pytest.mark.parametrize("groups", [pytest.param(False, marks=pytest.mark.deep), True])
 def test_duckdb_writes_the_same_folder(run, world, groups):
     policy = world / "p.policy"
     if groups:

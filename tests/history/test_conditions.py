@@ -9,7 +9,9 @@ import pytest
 
 from policyengine.engine import Engine
 from policyengine.runtime.history import MAX_EVENTS_PER_KEY, OutcomeReport
+from policyengine.stores.memory import history as memory_history
 from policyengine.stores.memory.store import MemoryStore
+from tests.depth import examples, scaled
 from tests.history.plainly import HEAD, Trace, user
 from tests.history.test_engine import Playing
 from tests.spec.deciding import NOW, bot, question, verdict
@@ -169,12 +171,15 @@ def test_the_oldest_of_many_events_is_found(events: int) -> None:
     assert playing.says("POST /doc/1/pay") == 'deny by "g"'
 
 
-def test_evicted_history_is_unknown() -> None:
+@scaled
+def test_evicted_history_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    most = examples(200, MAX_EVENTS_PER_KEY)
+    monkeypatch.setattr(memory_history, "MAX_EVENTS_PER_KEY", most)
     playing = Playing(
         'guard "g" on POST /pay { require no (POST /doc/{id}/review where past.params.id == "1") within 1h }'
     )
     playing.ask("POST /doc/1/review")
-    for _ in range(MAX_EVENTS_PER_KEY):
+    for _ in range(most):
         playing.ask("POST /doc/2/review")
     denied = playing.ask("POST /pay")
     assert [one.why for one in denied.unknown] == ["the recorded history does not reach back that far"]
