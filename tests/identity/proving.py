@@ -91,9 +91,9 @@ class Doors:
     def __post_init__(self) -> None:
         path = written(self.folder, only_proved=self.only_proved, nonces=self.nonces)
         log = DecisionLog(self.folder / "decisions.jsonl") if self.log else None
-        self.engine = Engine.load(
-            self.folder / "doors.policy", identity=path, clock=self.clock, log=log, store=open_store(self.store)
-        )
+        self.engine = Engine.from_text(POLICY, clock=self.clock, log=log, store=open_store(self.store))  # compiled once
+        self.engine.verify_credentials(path)
+        self.apps: dict[str, Any] = {}  # servers of this engine, by their options
 
     def clock(self) -> datetime:
         return datetime.fromtimestamp(self.now, UTC)

@@ -28,7 +28,7 @@ from policyengine.server import create_app
 from policyengine.server.socket.answers import answer_frame
 from tests.identity import bound_world
 from tests.identity.proving import BOT, HOST, POLICY, SVID, USER, Doors, asking, url
-from tests.server.conftest import TOKEN, client_of
+from tests.server.conftest import TOKEN, client_for
 
 MSGPACK = {"content-type": "application/msgpack"}
 PATH = "/v1/invoices/7"
@@ -42,7 +42,11 @@ def doors(tmp_path: Path) -> Doors:
 
 @asynccontextmanager
 async def connected(doors: Doors, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
-    async with client_of(doors.engine, allowed_hosts=[HOST], **options) as client:
+    """A client of a server, which is made once for these options; each exchange has a loop of its own."""
+    key = f"{id(doors.engine)} {sorted(options.items())}"
+    if key not in doors.apps:
+        doors.apps[key] = create_app(doors.engine, allowed_hosts=[HOST], **options)
+    async with client_for(doors.apps[key]) as client:
         yield client
 
 
