@@ -67,9 +67,9 @@ def make(tmp_path):
     folders = [f"BIN={Path(sys.executable).parent}", f"DIST={tmp_path / 'dist'}", f"COMPILED={tmp_path / 'compiled'}"]
     words = [program, "-o", ".venv/.installed", *folders, "PYTHON313=nonesuch"]
 
-    def run(*target: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(*targets: str, **environment: str) -> subprocess.CompletedProcess[str]:
         given = {**os.environ, "CI": "", "CC": "/bin/false", **environment}
-        return subprocess.run([*words, *target], cwd=CHECKOUT, env=given, capture_output=True, text=True)
+        return subprocess.run([*words, *targets], cwd=CHECKOUT, env=given, capture_output=True, text=True)
 
     return run
 
@@ -83,7 +83,7 @@ def test_compiling_without_a_compiler_says_what_to_install(make):
 # A Python that has built the pure wheel already, and otherwise is the real one.
 HAS_BUILT = f"""#!/bin/sh
 case "$*" in
-  *"pip wheel "*) while [ "$1" != -w ]; do shift; done; : > "$2/{{name}}";;
+  *"pip wheel "*) while [ "$1" != -w ]; do shift; done; : > "$2/agent_policyengine-1-py3-none-any.whl";;
   *) exec "{sys.executable}" "$@";;
 esac
 """
@@ -95,7 +95,7 @@ def test_without_a_compiler_only_the_pure_wheel_is_built_and_ci_fails(make, tmp_
     folder = Path(sys.executable).parent
     if fails:
         (folder := tmp_path / "bin").mkdir()
-        (folder / "python").write_text(HAS_BUILT.format(name="agent_policyengine-1-py3-none-any.whl"))
+        (folder / "python").write_text(HAS_BUILT)
         (folder / "python").chmod(0o755)
     done = make("wheels", f"BIN={folder}", CI=ci)
     assert (done.returncode != 0) is fails, done.stderr
