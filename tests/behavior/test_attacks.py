@@ -5,6 +5,7 @@ shapes (25, 26) in test_sequences and test_new_shapes. 30 is in test_model and t
 stores/test_behavior_failing.
 """
 
+from functools import lru_cache
 from random import Random
 
 import pytest
@@ -13,6 +14,7 @@ from policyengine.behavior.events import ALLOWED, DENIED, HELD, Caller, Tagger
 from policyengine.behavior.fold import GAINS_PER_DAY, ProfileSettings
 from policyengine.behavior.learn import MAX_MARGIN, WEIGHT_UNIT, CallerDay, learn_margins, learn_model
 from policyengine.behavior.row import DAYS_KEPT, HOUR, MAX_SEEN, NEW_TRUST, ROW_BYTES, BehaviorRow, pack_row
+from policyengine.behavior.state import CallerRow
 from tests.behavior.callers import (
     DAY,
     GROUP,
@@ -28,6 +30,7 @@ from tests.behavior.callers import (
     class_model,
     jittered,
 )
+from tests.depth import examples, scaled
 
 ME = caller()
 RAISE = 3  # raise x3 at most 120/1m
@@ -58,29 +61,46 @@ def flood(callers, minutes, per_minute, limiter=None):
 # ── Patience ──────────────────────────────────────────────────────────────────────────────────
 
 
+@lru_cache
+def workers_of(days):
+    """Return a caller that worked for some days."""
+    callers = Callers(class_model())
+    callers.work(ME, days)
+    return callers
+
+
+def copy_of_workers(days):
+    """Return another state of the same caller, whose days are simulated once."""
+    known, copied = workers_of(days), Callers(class_model())
+    copied.state.rows = {each: CallerRow(one.group, one.row.copy()) for each, one in known.state.rows.items()}
+    copied.now = known.now
+    return copied
+
+
+@scaled
 @pytest.mark.parametrize("days", [17, 365], ids=["attack 1: 17 days", "attack 2: a year"])
 @pytest.mark.parametrize("per_minute", [100, 1_000])
 def test_patience_buys_no_more_than_the_bound(days, per_minute):
-    callers = Callers(class_model())
-    callers.work(ME, days)
-    admitted, static, noticed = flood(callers, 60, per_minute)
+    minutes = examples(25, 60)  # more than the clamp lasts
+    admitted, static, noticed = flood(copy_of_workers(days), minutes, per_minute)
     assert noticed < MINUTE
     base, clamp = AdaptiveLimiter.BASE, AdaptiveLimiter.CLAMPED
-    bound = (RAISE - 1) * (base.burst + base.rate * noticed / MINUTE) + clamp.burst + clamp.rate * 60
+    bound = (RAISE - 1) * (base.burst + base.rate * noticed / MINUTE) + clamp.burst + clamp.rate * minutes
     assert admitted - static <= bound
     assert admitted < static / 4
 
 
+@scaled
 def test_attack_3_a_cycle_of_trust_gains_a_thousandth_of_the_quota_of_a_year():
     callers, limiter = Callers(class_model()), AdaptiveLimiter()
-    gained = cycles = 0
-    while callers.now < START + 365 * DAY:
+    gained, cycles, days = 0, 0, examples(180, 365)
+    while callers.now < START + days * DAY:
         callers.work(ME, days=1)
         if callers.read(ME).trust > 900:
             admitted, static, _ = flood(callers, 10, 300, limiter)
             gained, cycles = gained + max(admitted - static, 0), cycles + 1
     assert cycles > 5
-    assert gained <= AdaptiveLimiter.BASE.rate * 60 * 24 * 365 / 1_000
+    assert gained <= AdaptiveLimiter.BASE.rate * 60 * 24 * days / 1_000
 
 
 class NarrowLimiter(AdaptiveLimiter):
@@ -103,7 +123,7 @@ def frog(growth, days, margin=1.5, start=8):
 
 
 def test_attack_4_a_frog_of_ten_percent_a_day_is_never_above_at_most():
-    found = [most for most, _ in frog(1.1, 40, start=30)]
+    found = [most for most, _ in frog(1.1, 36, start=30)]
     assert NarrowLimiter.BASE.rate * 60 < max(found) <= NarrowLimiter.RAISED.rate * 60 + NarrowLimiter.RAISED.burst
 
 

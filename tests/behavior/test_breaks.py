@@ -172,10 +172,10 @@ def test_a_repeated_idempotency_key_is_one_event_of_a_log(tmp_path, clock):
 
 
 def test_the_events_of_a_line_are_counted_before_they_are_made():
-    loops = ",".join(['{"every":"1s","times":10000000}'] * 4)
+    loops = ",".join(['{"every":"1s","times":10000}'] * 4)  # 10^16 events
     line = b'{"at":1767603600000,"agent":"a","endpoint":"GET /","repeat":[%b]}' % loops.encode()
     with pytest.raises(ValueError, match="more than"):
-        next(line_events(line, 10_000_000))
+        next(line_events(line, 10_000))
 
 
 @pytest.mark.parametrize("member", [b'"isuer":"x"', b'"outcome":"refused"', b'"status":5000', b'"at":1772438400'])

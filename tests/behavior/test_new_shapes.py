@@ -24,6 +24,7 @@ from policyengine.runtime.request import Request
 from policyengine.stores.sqlite.store import SqliteStore
 from tests.behavior.callers import DAY, GROUP, ISSUER, START
 from tests.behavior.reporting_agents import BEGIN, POLICY, FakeClock, facts_of_last, packed, question, requests_of
+from tests.depth import examples, scaled
 
 SETTINGS = ProfileSettings()
 TAG = Tagger(b"a key of the tests").tag
@@ -201,11 +202,12 @@ def test_one_flooding_principal_does_not_make_an_endpoint_free_form():
 # ── Bounds ────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_hundred_thousand_random_structures_are_bounded():
+@scaled
+def test_many_random_structures_are_bounded():
     row, random = ready_row(), Random(24)
     endpoints = [f"POST /{number}" for number in range(40)]
     row.seen |= {TAG(endpoint): START // DAY for endpoint in endpoints}
-    for _ in range(100_000):
+    for _ in range(examples(5_000, 100_000)):
         tags = RequestTags(AT, 1, random.randrange(1, 2**32))
         apply_decision(
             row, read_behavior(row, class_of(), tags, START, SETTINGS), tags, START, ALLOWED, False, SETTINGS
