@@ -20,10 +20,12 @@ from policyengine.stores.base import Store, StoreError
 from policyengine.stores.floors import choose_parts
 from policyengine.stores.memory.store import MemoryStore
 from tests import forking
-from tests.behavior.keys_of_one_clock import BEGIN, Clockwork
+from tests.behavior.keys_of_one_clock import BEGIN, POLICY, Clockwork
 from tests.stores.charges import SECOND, START, rate
 from tests.stores.learned import Stores
 
+RATE, FLOOR = 100, 2  # less than those of the policy, so that fewer requests reach them
+SMALL = POLICY.replace("600/1m floor 6/1m", f"{RATE}/1m floor {FLOOR}/1m")
 KEYS = [f"key-{number}" for number in range(6)]
 NOON = BEGIN + timedelta(days=1, hours=12)
 
@@ -113,10 +115,10 @@ def tracker_of(clockwork: Clockwork) -> SharedTracker:
     return tracker
 
 
-def run_day(processes: list[Clockwork], day: int, keys: list[str]) -> None:
+def run_day(processes: list[Clockwork], day: int, keys: list[str], runs: int = 12) -> None:
     """Let the keys run on one clock; the processes take turns."""
     first = processes[0]
-    for at in first.times(day, 15):
+    for at in first.times(day, runs):
         for number, key in enumerate(keys):
             for step in range(3):
                 first.random.choice(processes).decide(key, at + timedelta(seconds=number / 8 + step))
@@ -139,7 +141,7 @@ def processes(shared: Stores) -> list[Clockwork]:
     store = shared()
     if store.behavior is None:
         pytest.skip("only this process uses a memory store")
-    return [Clockwork(store=shared.again(store)) for _ in range(3)]
+    return [Clockwork(SMALL, store=shared.again(store)) for _ in range(3)]
 
 
 def test_processes_find_groups_in_their_requests_together(processes: list[Clockwork]) -> None:
@@ -151,12 +153,12 @@ def test_processes_find_groups_in_their_requests_together(processes: list[Clockw
     found = [clockwork.decide("key-3", NOON).principal for clockwork in processes]
     assert {(one.cluster_size, one.cluster) for one in found} == {(6, found[0].cluster)}
     assert processes[0].decide("clock", NOON).principal.cluster == "clock"
-    counts = [sum(one.decide("key-3", NOON).allowed for _ in range(300)) for one in processes]
-    assert sum(counts) == 600 - 5 * 6 - 3
+    counts = [sum(one.decide("key-3", NOON).allowed for _ in range(50)) for one in processes]
+    assert sum(counts) == RATE - 5 * FLOOR - 3
 
 
 def test_the_store_contains_no_name_of_an_agent(processes: list[Clockwork]) -> None:
-    run_day(processes, 0, KEYS)
+    run_day(processes, 0, KEYS, runs=4)
     for clockwork in processes:
         tracker_of(clockwork).keep()
     store = tracker_of(processes[0])._store
@@ -166,7 +168,7 @@ def test_the_store_contains_no_name_of_an_agent(processes: list[Clockwork]) -> N
 
 
 def test_damaged_parts_are_left_out_and_logged(processes: list[Clockwork], caplog: pytest.LogCaptureFixture) -> None:
-    run_day(processes, 0, KEYS)
+    run_day(processes, 0, KEYS, runs=4)
     for clockwork in processes:
         tracker_of(clockwork).keep()
     tracker = tracker_of(processes[0])
@@ -176,7 +178,7 @@ def test_damaged_parts_are_left_out_and_logged(processes: list[Clockwork], caplo
         tracker._store.add_requests(day, damaged, tracker._last * 1_000)
     with caplog.at_level(logging.ERROR, "policyengine"):
         found = tracker._requests.load(tracker._keys, day + 1)
-    assert len(found) == 15 * 6 * 3
+    assert len(found) == 4 * 6 * 3
     assert [record.message for record in caplog.records] == [
         "2 parts of the recent requests in the store are damaged, and are left out"
     ]

@@ -177,7 +177,7 @@ def redis_url(server: Server) -> str:
 
 
 def kill_workers(url: str, seed: int, moments: int) -> KilledWork:
-    open_store(url)
+    create_engine(url)  # also so that the processes have the compiled policy
     work = KilledWork(url, Random(seed))
     for number in range(0, moments, WORKERS):
         work.run(number * 1_000)

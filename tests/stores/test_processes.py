@@ -129,7 +129,7 @@ def where(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
 
 def test_processes_that_share_a_history_pay_each_bill_once(where: tuple[str, str]) -> None:
     """Nobody pays a bill that was paid within the hour, and somebody pays it."""
-    bills = 50
+    bills = 25
     with get_context("fork").Pool(PROCESSES) as crew:
         assert sum(crew.starmap(paying.pays, [(*where, bills)] * PROCESSES, chunksize=1)) == bills
 

@@ -77,7 +77,7 @@ def did(store: Any, sequence: list[dict[str, Any]]) -> list[Any]:
     return told
 
 
-@settings(max_examples=40, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, suppress_health_check=list(HealthCheck))
 @given(sequence=SEQUENCES)
 def test_a_store_gives_the_same_answers_as_the_memory_store(fresh: Fresh, sequence: list[dict[str, Any]]) -> None:
     assert did(fresh(), sequence) == did(MemoryStore(), sequence)

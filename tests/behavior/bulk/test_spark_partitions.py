@@ -47,6 +47,7 @@ from tests.behavior.bulk.logs import (
     make_moving_lines,
     write_lines,
 )
+from tests.depth import examples, scaled
 
 SETUP = WorkerSetup(load_log_policies, ("work",), KEY, "")
 GROUPED_SETUP = WorkerSetup(load_grouped_policies, ("groups",), KEY, "")
@@ -111,8 +112,9 @@ def fold_day(state, start, parts, setup):
     return rows
 
 
+@scaled
 @given(data=st.data(), seed=st.integers(0, 99))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=examples(4, 100), deadline=None)
 def test_agents_can_be_distributed_over_partitions(tmp_path_factory, data, seed):
     path = write_lines(tmp_path_factory.mktemp("parts") / "log.jsonl", make_lines(seed, agents=5, days=4))
     parts = data.draw(st.lists(st.integers(0, 2), min_size=5, max_size=5))
@@ -125,8 +127,9 @@ def test_agents_can_be_distributed_over_partitions(tmp_path_factory, data, seed)
     assert tally == counted
 
 
+@scaled
 @given(data=st.data(), seed=st.integers(0, 99))
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=examples(2, 30), deadline=None)
 def test_agents_of_a_group_can_be_distributed_over_partitions(tmp_path_factory, data, seed):
     path = write_lines(tmp_path_factory.mktemp("parts") / "log.jsonl", make_moving_lines(seed))
     parts = data.draw(st.lists(st.integers(0, 2), min_size=5, max_size=5))

@@ -33,6 +33,7 @@ from tests.behavior.bulk.logs import (
     outcome,
     write_lines,
 )
+from tests.depth import examples, scaled
 
 
 def fold_one_by_one(lines, filter, state, settings_of):
@@ -80,8 +81,9 @@ def test_a_log_gives_the_same_with_duckdb(tmp_path):
     assert found.model.content.serial == 7  # six days, and the end
 
 
+@scaled
 @given(seed=st.integers(0, 2**32), data=st.data())
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=examples(6, 100), deadline=None)
 def test_a_log_cut_anywhere_gives_the_same_model(tmp_path_factory, seed, data):
     folder, lines = tmp_path_factory.mktemp("cut"), make_lines(seed, agents=3, days=4, runs=2)
     lines = [(at, line) for at, found in groupby(lines, key=itemgetter(0)) for _, line in [next(found)]]
@@ -223,8 +225,9 @@ def first_day():
     return int(START.timestamp()) // 86_400
 
 
+@scaled
 @given(seed=st.integers(0, 2**32), data=st.data())
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=examples(2, 30), deadline=None)
 def test_logs_of_several_servers_with_groups_give_the_same(tmp_path_factory, seed, data):
     folder, lines = tmp_path_factory.mktemp("cut"), make_moving_lines(seed, days=3)
     lines = [(at, line) for at, found in groupby(lines, key=itemgetter(0)) for _, line in [next(found)]]
@@ -236,8 +239,9 @@ def test_logs_of_several_servers_with_groups_give_the_same(tmp_path_factory, see
     assert content(found) == content(whole)
 
 
+@scaled
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=examples(2, 30), deadline=None)
 def test_late_and_damaged_lines_with_groups_give_the_same(tmp_path_factory, seed):
     lines, random = make_moving_lines(seed, days=3), Random(seed)
     for _ in range(30):
