@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from policyengine import Engine
-from policyengine.audit.reader import read_records
+from policyengine.audit.reader import DecisionRecord, parse_entry
 from policyengine.behavior.events import Caller
 from policyengine.behavior.row import pack_row
 from policyengine.behavior.state import BehaviorState
@@ -83,4 +83,6 @@ def packed(state: BehaviorState) -> dict[Caller, bytes]:
 def facts_of_last(engine: Engine) -> Any:
     """Return what the last decision of an engine read."""
     assert engine.log is not None
-    return list(read_records(engine.log.path))[-1].behavior
+    last = parse_entry(1, engine.log.path.read_bytes().splitlines()[-1], {})
+    assert isinstance(last, DecisionRecord)
+    return last.behavior

@@ -81,7 +81,7 @@ def copy_of_workers(days):
 @pytest.mark.parametrize("days", [17, 365], ids=["attack 1: 17 days", "attack 2: a year"])
 @pytest.mark.parametrize("per_minute", [100, 1_000])
 def test_patience_buys_no_more_than_the_bound(days, per_minute):
-    minutes = examples(25, 60)  # more than the clamp lasts
+    minutes = examples(15, 60)  # more than the clamp lasts
     admitted, static, noticed = flood(copy_of_workers(days), minutes, per_minute)
     assert noticed < MINUTE
     base, clamp = AdaptiveLimiter.BASE, AdaptiveLimiter.CLAMPED

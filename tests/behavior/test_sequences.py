@@ -313,11 +313,11 @@ def workers(learned):
     return found
 
 
-@pytest.mark.parametrize(("threshold", "declared"), [(950, 0.05), (990, 0.01)])
-def test_a_threshold_is_the_rate_of_false_alarms(workers, threshold, declared):
+def test_a_threshold_is_the_rate_of_false_alarms(workers):
     highest = workers.work(8)
     assert len(highest) == 8 * 8 * 12
-    assert sum(each > threshold for each in highest) / len(highest) <= 1.5 * declared
+    for threshold, declared in ((950, 0.05), (990, 0.01)):
+        assert sum(each > threshold for each in highest) / len(highest) <= 1.5 * declared
 
 
 def test_a_stolen_key_that_works_as_another_caller_is_seen(workers):

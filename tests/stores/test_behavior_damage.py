@@ -137,10 +137,14 @@ def check_unknown(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_a_model_is_learned_from_all_callers_except_one_with_a_damaged_state(
+def test_a_caller_with_a_damaged_state_has_unknown_facts_and_a_model_is_learned_from_all_others(
     state: str, store: Any, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """A process notices the damage when it decides, or when it learns."""
     put_state(store, STATES[state])
+    check_unknown(engine_of(store, clock))
+    assert "secret" not in caplog.text
+    caplog.clear()
     engine = engine_of(store, clock)
     with caplog.at_level(logging.INFO):
         assert learn_next_day(engine, clock) == 3
@@ -149,12 +153,6 @@ def test_a_model_is_learned_from_all_callers_except_one_with_a_damaged_state(
     [line] = lines(caplog)
     assert DAMAGED in line
     assert "secret" not in caplog.text
-
-
-@pytest.mark.parametrize("state", STATES)
-def test_the_facts_of_a_caller_with_a_damaged_state_are_unknown(state: str, store: Any, clock: FakeClock) -> None:
-    put_state(store, STATES[state])
-    check_unknown(engine_of(store, clock))
 
 
 @pytest.mark.parametrize("state", ["no MessagePack", "another version", "no events"])

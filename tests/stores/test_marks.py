@@ -149,7 +149,7 @@ def firsts(kind: str, where: str, many: int) -> int:
 
 
 def test_concurrent_processes_mark_a_name_only_once(where: tuple[str, str]) -> None:
-    many = 100
+    many = 50
     with get_context("fork").Pool(4) as crew:
         assert sum(crew.starmap(firsts, [(*where, many)] * 4, chunksize=1)) == many
 

@@ -41,7 +41,7 @@ def logged(request, tmp_path_factory):
     path, clock = tmp_path_factory.mktemp("lines") / "log.jsonl", FakeClock()
     log = DecisionLog(path, seal=None)
     engine = Engine.from_text(request.param, clock=clock, log=log)
-    work(engine, clock)
+    work(engine, clock, range(5))
     for body in ({"n": 1}, {"n": []}, None):
         asked = question(0) | {"task": {"id": "t"}, "attestation": {"model_hash": "sha256:1"}}
         asked |= {"request": {"method": "POST", "path": "/report"}, **({} if body is None else {"body": body})}

@@ -9,18 +9,20 @@ from policyengine.behavior.events import ALLOWED, Caller
 from policyengine.behavior.lockstep.columns import EventColumns
 from policyengine.behavior.lockstep.detection import find_groups
 from policyengine.behavior.lockstep.group import LockstepFindings, LockstepGroup
+from tests.depth import examples
 
 SECOND, MINUTE, HOUR, DAY = 1_000, 60_000, 3_600_000, 86_400_000
 BEGIN = 1_800_000_000_000 // DAY * DAY
 NEVER = 2**62
 KEY = b"deployment"
+INDEPENDENT = examples(100, 200)
 
 
 class Movements:
-    """Collects the runs of callers in a window of a day. Around them, 200 independent callers use the same
-    workflow."""
+    """Collects the runs of callers in a window of a day. Around them, a hundred or more independent callers use
+    the same workflow."""
 
-    def __init__(self, seed: int = 1, independent: int = 200) -> None:
+    def __init__(self, seed: int = 1, independent: int = INDEPENDENT) -> None:
         self.random = Random(seed)
         self.callers: list[Caller] = []
         self.ready: list[int] = []

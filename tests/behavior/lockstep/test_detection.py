@@ -9,7 +9,10 @@ import pytest
 from policyengine.behavior.lockstep import detection
 from policyengine.behavior.lockstep.bounds import MAX_MOMENTS
 from policyengine.behavior.lockstep.detection import LockstepError, find_groups
-from tests.behavior.lockstep.movements import BEGIN, DAY, HOUR, KEY, MINUTE, SECOND, Movements
+from tests.behavior.lockstep.movements import BEGIN, DAY, HOUR, INDEPENDENT, KEY, MINUTE, SECOND, Movements
+from tests.depth import scaled
+
+pytestmark = scaled
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +24,12 @@ def town():
 
 
 def test_each_farm_is_a_group(town):
-    assert town.pools() == [list(range(200, 203)), list(range(203, 209)), list(range(209, 221))]
+    first = INDEPENDENT
+    assert town.pools() == [
+        list(range(first, first + 3)),
+        list(range(first + 3, first + 9)),
+        list(range(first + 9, first + 21)),
+    ]
 
 
 def test_the_evidence_says_why_each_member_belongs_to_the_group(town):
@@ -47,9 +55,9 @@ def test_a_follower_has_its_lag_as_evidence():
         town.move([caller], beats, jitter=0, late=7 * SECOND * place)
     [group] = town.find().groups
     lags = {member.caller.agent: member.lag for member in group.evidence}
-    assert abs(lags["agent 200"] - 7 * SECOND) <= SECOND
-    assert abs(abs(lags["agent 201"]) - 7 * SECOND) <= SECOND
-    assert abs(lags["agent 202"] + 7 * SECOND) <= SECOND
+    assert abs(lags[f"agent {INDEPENDENT}"] - 7 * SECOND) <= SECOND
+    assert abs(abs(lags[f"agent {INDEPENDENT + 1}"]) - 7 * SECOND) <= SECOND
+    assert abs(lags[f"agent {INDEPENDENT + 2}"] + 7 * SECOND) <= SECOND
 
 
 def test_moments_show_which_members_moved_when(town):

@@ -8,6 +8,9 @@ import pytest
 from policyengine.behavior.lockstep.membership import form_groups
 from policyengine.behavior.lockstep.pair import LockstepPair
 from tests.behavior.lockstep.movements import BEGIN, DAY, HOUR, MINUTE, SECOND, Movements
+from tests.depth import scaled
+
+pytestmark = scaled
 
 
 @pytest.mark.parametrize("late", [900, -900], ids=["mimics follow", "mimics lead"])
