@@ -16,7 +16,7 @@ from policyengine.behavior.fold_log import fold_log
 from policyengine.behavior.known_shapes import FREE_FORM, MAX_OWN_SHAPES, MAX_TAUGHT, class_shapes, is_new_shape
 from policyengine.behavior.log_events import LogEventReader
 from policyengine.behavior.model import ClassModel
-from policyengine.behavior.row import MAX_SHAPES, ROW_BYTES, BehaviorRow, pack_row
+from policyengine.behavior.row import MAX_SHAPES, MAX_SHORT, ROW_BYTES, BehaviorRow, pack_row
 from policyengine.behavior.shape import NO_SHAPE, endpoint_part, structure_tag
 from policyengine.behavior.shared import SharedTracker
 from policyengine.behavior.state import BehaviorState
@@ -207,12 +207,14 @@ def test_many_random_structures_are_bounded():
     row, random = ready_row(), Random(24)
     endpoints = [f"POST /{number}" for number in range(40)]
     row.seen |= {TAG(endpoint): START // DAY for endpoint in endpoints}
+    row.run_tag, row.run_last, row.run_length = 1, START, MAX_SHORT - 1_000  # a run that reaches its maximum
     for _ in range(examples(5_000, 100_000)):
         tags = RequestTags(AT, 1, random.randrange(1, 2**32))
         apply_decision(
             row, read_behavior(row, class_of(), tags, START, SETTINGS), tags, START, ALLOWED, False, SETTINGS
         )
     assert len(row.shapes) == MAX_SHAPES
+    assert row.run_length == MAX_SHORT
     assert len(pack_row(row)) <= ROW_BYTES
 
 
