@@ -72,7 +72,7 @@ def test_the_message_never_names_the_operator_or_the_scope() -> None:
 
 
 @scaled
-@pytest.mark.parametrize("first", range(0, examples(10, 80), 10))
+@pytest.mark.parametrize("first", range(0, examples(20, 80), 10))
 def test_evaluator_and_specification_halt_alike(first: int) -> None:
     """Generated policies, requests and halts: the same decision, whichever of both finds the halt."""
     draw, halted = Random(first), 0
