@@ -103,7 +103,7 @@ class DecisionRecord:
 
     @property
     def is_listing(self) -> bool:
-        """Whether the decision is about an item of a list. Such a decision does not mean that the item was requested."""
+        """Whether the decision is about an item of a list, which need not mean that the item was requested."""
         return self.call == "list"
 
     @property
