@@ -259,6 +259,7 @@ def test_blocks_that_may_match_a_hop_count_whatever_its_name_and_groups(
     hop: str, from_bundle: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(work, "MAX_STEPS", 50_000)
+    monkeypatch.setattr("policyengine.compiler.evaluator.MAX_DECODED_BLOCKS", 50)  # fewer than the bundle has
     tested = engine_of_many_blocks(from_bundle)
     hops = [{"issuer": "acme", "scopes": ["s"], **HOPS[hop]}] * 32
     asked = question("GET /x", **bot("a1", scopes=["s"]), context={"n": 20}, chain={"hops": hops})
